@@ -1,0 +1,144 @@
+"""From a plan to an ELF: generated tables, hand-written C, one link. Also the numbers that only a link knows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import string
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from jouleflow.device.device import Device
+from jouleflow.errors import Infeasible
+from jouleflow.firmware.codegen import generate
+from jouleflow.supply.native import cache_dir, cached
+from jouleflow.firmware.cores import Core, core_of
+from jouleflow.plan.lowering import Lowered
+from jouleflow.plan.plan import Plan
+
+FLASH_BASE, SRAM_BASE = 0x0, 0x20000000
+STACK_BYTES = 640  # measured peak is below 500 on every kernel; the emulator reports the real one
+WARNINGS = ("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror")
+ENGINE = ("engine.c", "progress.c", "memory.c")
+KERNELS = (
+    "conv2d_s8.c",
+    "conv2d_small_s8.c",
+    "depthwise_s8.c",
+    "elementwise_s8.c",
+    "pool_s8.c",
+    "layout_s8.c",
+    "softmax_s8.c",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """A linked firmware image and what it was made from. Sizes in bytes; static SRAM is without the arena and stack."""
+
+    elf: Path
+    source: str
+    lowered: Lowered
+    plan: Plan
+    device: Device
+    core: Core
+    flash_bytes: int
+    sram_bytes: int
+    static_sram_bytes: int
+
+
+def c_dir() -> Path:
+    """The folder of the hand-written C."""
+    return Path(str(files("jouleflow") / "firmware" / "c"))
+
+
+def compile_flags(core: Core, c: Path) -> list[str]:
+    """Flags for one C file of the firmware."""
+    return [
+        "-target", core.target, f"-mcpu={core.mcpu}", "-O2", "-g", "-std=c11", "-ffreestanding", *WARNINGS,
+        "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
+        "-fno-asynchronous-unwind-tables", "-fomit-frame-pointer", "-ffp-contract=off",
+        f"-I{c / 'engine'}", f"-I{c / 'kernels'}", f"-I{c / 'kernels' / core.simd}",
+    ]  # fmt: skip
+
+
+def firmware_sources(core: Core, port: str = "emulator.c") -> list[Path]:
+    """The hand-written C files that make a firmware for a core and a port."""
+    c = c_dir()
+    return [
+        *(c / "engine" / name for name in ENGINE),
+        *(c / "kernels" / name for name in KERNELS),
+        c / "port" / "cortex_m.c",
+        c / "port" / core.start_up,
+        c / "port" / port,
+    ]
+
+
+def linker_script(flash_bytes: int, sram_bytes: int) -> str:
+    """The linker script with the board's numbers; it checks both sizes."""
+    template = string.Template((c_dir() / "port" / "firmware.ld").read_text())
+    return template.substitute(
+        FLASH_BASE=FLASH_BASE,
+        SRAM_BASE=SRAM_BASE,
+        FLASH_BYTES=flash_bytes,
+        SRAM_BYTES=sram_bytes,
+        STACK_BYTES=STACK_BYTES,
+    )
+
+
+def link_flags(core: Core, script: Path) -> list[str]:
+    """Flags of the link."""
+    return [
+        "-target", core.target, f"-mcpu={core.mcpu}", "-g",
+        *([] if core.needs_compiler_rt else ["-nostdlib"]),
+        "-Wl,--gc-sections,-e,reset_handler", "-T", str(script),
+    ]  # fmt: skip
+
+
+def build_firmware(lowered: Lowered, plan: Plan, device: Device) -> Firmware:
+    """Compiles and links the firmware of a plan for the emulated board.
+
+    Raises Infeasible when code and weights do not fit the flash or statics, arena and stack the SRAM budget.
+    """
+    core, c = core_of(device.arch), c_dir()
+    source = generate(lowered, plan)
+    tables = _kept("tables", source, ".c")
+    flags = [*compile_flags(core, c), "-c"]
+    objects = [cached([path], flags, ".o") for path in [*firmware_sources(core), tables]]
+    flash, sram = device.memory("flash").size_bytes, plan.sram_budget_bytes
+    # linked without limits, so that a misfit is told in bytes and not by the linker
+    script = _kept("firmware", linker_script(1 << 28, 1 << 28), ".ld")
+    elf = cached(objects, link_flags(core, script), ".elf")
+    end_flash, end_sram, arena = _sizes(elf)
+    if end_flash > flash:
+        raise Infeasible(
+            f"code and weights take {end_flash} bytes of flash, {device.name} has {flash}",
+            f"a board with at least {-(-end_flash // 1024)} kB of flash",
+        )
+    if end_sram > sram:
+        raise Infeasible(f"the firmware takes {end_sram} bytes of SRAM, the budget is {sram}", f"--sram {end_sram}B")
+    return Firmware(elf, source, lowered, plan, device, core, end_flash, end_sram, end_sram - arena - STACK_BYTES)
+
+
+def _kept(stem: str, text: str, suffix: str) -> Path:
+    """A file in the cache with this text, named by it."""
+    path = cache_dir() / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=cache_dir(), delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    return path
+
+
+def _sizes(elf: Path) -> tuple[int, int, int]:
+    """End of flash, end of SRAM (both from their bases), and the arena, in bytes."""
+    with elf.open("rb") as file:
+        image = ELFFile(file)
+        symbols = {s.name: s["st_value"] for s in image.get_section_by_name(".symtab").iter_symbols()}
+        arena = image.get_section_by_name(".arena")
+        return symbols["flash_end"] - FLASH_BASE, symbols["sram_end"] - SRAM_BASE, arena["sh_size"] if arena else 0
+
+

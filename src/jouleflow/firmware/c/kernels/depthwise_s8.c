@@ -1,0 +1,35 @@
+/* Depthwise convolution, one filter a channel, four channels at a time. Taps outside the input read its zero point. */
+#include "kernels.h"
+#include "requant.h"
+#include "simd.h"
+
+int depthwise_s8(const struct op *op, const struct job *j)
+{
+    const struct depthwise *d = op->constants;
+    const struct window *w = &op->window;
+    const struct operand *x = &op->inputs[0];
+    const struct view *in = &j->in[0];
+    const int8_t **taps = (const int8_t **)(void *)j->scratch;
+    int32_t n_taps = (int32_t)w->kernel_h * w->kernel_w, even = (n_taps + 1) & ~1;
+    for (int32_t r = j->r0; r < j->r1; r++)
+        for (int32_t col = j->c0; col < j->c1; col++) {
+            int8_t *out = j->out + (r - j->r0) * j->out_row_stride + (col - j->c0) * j->out_col_stride;
+            int32_t y = r * w->stride_h - w->pad_top, t = 0;
+            for (int32_t ky = 0; ky < w->kernel_h; ky++, y += w->dilation_h) {
+                int32_t xx = col * w->stride_w - w->pad_left;
+                int row_inside = y >= 0 && y < x->rows;
+                for (int32_t kx = 0; kx < w->kernel_w; kx++, xx += w->dilation_w)
+                    taps[t++] = row_inside && xx >= 0 && xx < x->cols
+                                    ? in->at + (y - in->row0) * in->row_stride + (xx - in->col0) * x->channels
+                                    : d->zero_row;
+            }
+            if (n_taps < even) taps[n_taps] = d->zero_row; /* its weights are 0 */
+            const int8_t *weights = d->weights + j->m0 * even;
+            for (int32_t m = j->m0; m < j->m1; m += 4, weights += 4 * even, out += 4) {
+                int32_t acc[4] = {d->bias[m], d->bias[m + 1], d->bias[m + 2], d->bias[m + 3]};
+                depthwise_4(taps, m, weights, even, acc);
+                for (int32_t i = 0; i < 4 && m + i < j->m1; i++) out[i] = to_int8(&d->requant, m + i, acc[i]);
+            }
+        }
+    return 0;
+}

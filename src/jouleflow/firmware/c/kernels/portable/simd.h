@@ -1,0 +1,48 @@
+/* The inner loops of dsp/simd.h in plain C, for every core. Patches hold their values in order. */
+#ifndef JOULEFLOW_SIMD_H
+#define JOULEFLOW_SIMD_H
+
+#include <stdint.h>
+
+static inline int16_t *widen(int16_t *to, const int8_t *from, int32_t n)
+{
+    for (; n > 0; n -= 4, from += 4, to += 4)
+        to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = from[3];
+    return to;
+}
+
+static inline int32_t patch_index(int32_t i) { return i; }
+
+static inline void dot_2x2(const int8_t *w, const int16_t *a, const int16_t *b, int32_t n, int32_t acc[4])
+{
+    for (; n > 0; n -= 4, w += 8, a += 4, b += 4)
+        for (int i = 0; i < 4; i++) {
+            acc[0] += w[i] * a[i];
+            acc[1] += w[4 + i] * a[i];
+            acc[2] += w[i] * b[i];
+            acc[3] += w[4 + i] * b[i];
+        }
+}
+
+static inline void dot_1x2(const int8_t *w, const int16_t *a, int32_t n, int32_t acc[2])
+{
+    for (; n > 0; n -= 4, w += 8, a += 4)
+        for (int i = 0; i < 4; i++) {
+            acc[0] += w[i] * a[i];
+            acc[1] += w[4 + i] * a[i];
+        }
+}
+
+static inline void depthwise_4(const int8_t *const *taps, int32_t channel, const int8_t *w, int32_t n_taps,
+                               int32_t acc[4])
+{
+    for (; n_taps > 0; n_taps -= 2, taps += 2, w += 8) {
+        const int8_t *x0 = taps[0] + channel, *x1 = taps[1] + channel;
+        acc[0] += x0[0] * w[0] + x1[0] * w[2];
+        acc[1] += x0[1] * w[1] + x1[1] * w[3];
+        acc[2] += x0[2] * w[4] + x1[2] * w[6];
+        acc[3] += x0[3] * w[5] + x1[3] * w[7];
+    }
+}
+
+#endif

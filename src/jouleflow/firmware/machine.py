@@ -1,0 +1,357 @@
+"""The emulated board: unicorn runs the ELF, native/machine.c is the power supply, the memories and the observer.
+
+This module binds them and drives power cycles. What a run means (causes, latencies) is worked out in `emulate.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import unicorn
+import unicorn.arm_const as arm
+from elftools.elf.elffile import ELFFile
+from numpy.typing import NDArray
+
+from jouleflow.device.device import Device
+from jouleflow.errors import EmulationError
+from jouleflow.firmware.build import FLASH_BASE, SRAM_BASE, STACK_BYTES, Firmware
+from jouleflow.firmware.cycles import TAKEN_BRANCH_CYCLES, cycle_sums
+from jouleflow.profile.profile import costs_at_store
+from jouleflow.supply.native import shared_library
+from jouleflow.supply.supply import SupplyStruct, fill_supply
+from jouleflow.trace.trace import Scenario
+
+NATIVE = Path(__file__).parent / "native"
+SUPPLY = Path(__file__).parents[1] / "supply"
+MMIO_BASE, SYSTEM_BASE = 0x40000000, 0xE000E000
+HAZARD_FROM = 64  # the progress slots guard themselves by checksums
+SLICE_INSTRUCTIONS = 20_000_000
+(STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT) = range(8)
+PHASES = ("charge", "boot", "recover", "input", "tile", "commit", "output", "idle")
+FAIL_TEXT = {
+    0x1001: "a read of the input beyond its size",
+    0x1002: "a transfer outside SRAM or non-volatile memory",
+    0x1003: "an answer to an input that was not given",
+}
+
+EVENT = np.dtype(
+    [
+        ("time_s", "f8"), ("duration_s", "f8"), ("energy_j", "f8"), ("voltage_v", "f8"), ("op", "i4"), ("tile", "i4"),
+        ("kind", "u4"), ("instructions", "u4"), ("cycles", "u4"), ("reserved", "u4"), ("read", "u4"), ("write", "u4"),
+    ]
+)  # fmt: skip
+
+
+def _fields(kind: object, names: str) -> list[tuple[str, object]]:
+    return [(name, kind) for name in names.split()]
+
+
+class MachineStruct(ctypes.Structure):
+    """struct machine of machine.h."""
+
+    _fields_ = (  # type: ignore[assignment]
+        [("supply", SupplyStruct)]
+        + _fields(ctypes.c_double, "capacitance_f")
+        + _fields(ctypes.c_void_p, "uc emu_stop")
+        + _fields(ctypes.c_uint64, "code_base code_size")
+        + _fields(ctypes.c_void_p, "sum_cycles sum_instructions sram nvm flash")
+        + _fields(ctypes.c_uint64, "sram_base sram_size flash_base flash_size nvm_size")
+        + _fields(ctypes.c_double, "cycle_s active_w wait_w read_s_per_byte write_s_per_byte read_j_per_byte")
+        + _fields(ctypes.c_double, "write_j_per_byte setup_s setup_j boot_s boot_w")
+        + _fields(ctypes.c_uint32, "branch_cycles")
+        + _fields(ctypes.c_int32, "continuous")
+        + _fields(ctypes.c_void_p, "inputs answers answer_time_s")
+        + _fields(ctypes.c_uint64, "n_inputs input_bytes answer_bytes n_answers")
+        + _fields(ctypes.c_uint32, "offset address length fail_code mark_op")
+        + _fields(ctypes.c_int32, "stop stepping")
+        + _fields(ctypes.c_uint64, "instructions cycles pending_cycles budget_cycles slice_end")
+        + _fields(ctypes.c_uint64, "block_address block_end doomed_instructions")
+        + _fields(ctypes.c_uint64, "n_failures n_commits n_boots nvm_read_bytes nvm_write_bytes")
+        + _fields(ctypes.c_uint32, "phase")
+        + _fields(ctypes.c_int32, "phase_op phase_tile")
+        + _fields(ctypes.c_double, "phase_start_s phase_spent_j")
+        + _fields(ctypes.c_uint64, "phase_instructions phase_cycles phase_read phase_write")
+        + [("time_by_phase_s", ctypes.c_double * 8), ("energy_by_phase_j", ctypes.c_double * 8)]
+        + _fields(ctypes.c_double, "unsafe_compute_s unsafe_compute_j lost_s lost_j charging_s")
+        + _fields(ctypes.c_void_p, "events")
+        + _fields(ctypes.c_uint64, "n_events max_events")
+        + _fields(ctypes.c_void_p, "journal")
+        + _fields(ctypes.c_uint64, "n_journal max_journal")
+        + _fields(ctypes.c_void_p, "touched")
+        + _fields(ctypes.c_uint64, "hazard_from n_hazards first_hazard")
+        + _fields(ctypes.c_void_p, "wear")
+        + _fields(ctypes.c_uint64, "cut_after_bytes random_state")
+    )
+
+
+@functools.cache
+def machine_library() -> ctypes.CDLL:
+    """The compiled machine.c, with supply.c in it."""
+    library = ctypes.CDLL(str(shared_library([NATIVE / "machine.c", SUPPLY / "supply.c"], SUPPLY)))
+    pointer = ctypes.POINTER(MachineStruct)
+    library.machine_power_on.argtypes = [pointer, ctypes.c_double]
+    library.machine_power_on.restype = ctypes.c_int
+    for name in ("machine_settle", "machine_power_off"):
+        getattr(library, name).argtypes = [pointer]
+        getattr(library, name).restype = None
+    library.supply_start.argtypes = [ctypes.POINTER(SupplyStruct), ctypes.c_double, ctypes.c_double]
+    library.supply_start.restype = None
+    return library
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What is read once from an ELF: flash contents, code timing, reset address."""
+
+    flash: NDArray[np.uint8]
+    code_base: int
+    sum_cycles: NDArray[np.uint32]
+    sum_instructions: NDArray[np.uint32]
+    stack_bottom: int
+
+
+def load_image(firmware: Firmware) -> Image:
+    """Flash contents and timing tables of a firmware."""
+    base, cycles, instructions = cycle_sums(firmware.elf)
+    flash = np.zeros(-(-firmware.flash_bytes // 4096) * 4096 + 4096, np.uint8)
+    with firmware.elf.open("rb") as file:
+        elf = ELFFile(file)
+        for segment in elf.iter_segments():
+            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]:
+                at = segment["p_paddr"] - FLASH_BASE
+                flash[at : at + segment["p_filesz"]] = np.frombuffer(segment.data(), np.uint8)
+        symbols = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
+    return Image(flash, base, cycles, instructions, symbols["stack_bottom"])
+
+
+class Machine:
+    """One board with one firmware in it. Not shared between threads; make one per run.
+
+    scenario None: continuous power. checks: watch for write-after-read hazards and count writes per byte.
+    """
+
+    def __init__(
+        self,
+        firmware: Firmware,
+        inputs: NDArray[np.int8],
+        scenario: Scenario | None = None,
+        *,
+        seed: int = 0,
+        max_events: int = 0,
+        journal_bytes: int = 0,
+        checks: bool = False,
+        image: Image | None = None,
+    ) -> None:
+        self.firmware, self.device = firmware, firmware.device
+        self.image = image or load_image(firmware)
+        self.random = np.random.default_rng(seed)
+        self.library = machine_library()
+        self.m = MachineStruct()
+        self.reference = ctypes.byref(self.m)
+        self._map_memories()
+        self._set_costs(self.device)
+        self._set_inputs(inputs)
+        self.m.n_inputs = len(self.inputs)
+        self._set_scenario(scenario)
+        self.events = np.zeros(max(max_events, 0), EVENT)
+        if max_events:
+            self.m.events, self.m.max_events = self.events.ctypes.data, max_events
+        self.journal = np.zeros((journal_bytes, 8), np.uint8)
+        if journal_bytes:
+            self.m.journal, self.m.max_journal = self.journal.ctypes.data, journal_bytes
+        if checks:
+            self.touched = np.zeros(self.nvm.size, np.uint8)
+            self.wear = np.zeros(self.nvm.size, np.uint32)
+            self.m.touched, self.m.wear = self.touched.ctypes.data, self.wear.ctypes.data
+        self.m.hazard_from = HAZARD_FROM
+        self.m.cut_after_bytes = 2**64 - 1
+        self.m.random_state = int(self.random.integers(1, 2**62))
+        self.m.slice_end = 2**63
+        self._hook()
+        self.powered = False
+
+    # ---- set-up ----
+
+    def _map_memories(self) -> None:
+        firmware, image = self.firmware, self.image
+        self.sram = np.zeros(-(-firmware.sram_bytes // 4096) * 4096 + 4096, np.uint8)
+        # page-aligned host memory, so that unicorn can use it in place
+        self._sram_buffer = np.zeros(self.sram.size + 4096, np.uint8)
+        shift = -self._sram_buffer.ctypes.data % 4096
+        self.sram = self._sram_buffer[shift : shift + self.sram.size]
+        self.nvm = np.full(max(firmware.plan.nvm_bytes, 64), 0xFF, np.uint8)
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        self.uc.ctl_set_cpu_model(getattr(arm, f"UC_CPU_ARM_{firmware.core.unicorn_cpu}"))
+        self.uc.mem_map(FLASH_BASE, image.flash.size, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self.uc.mem_write(FLASH_BASE, image.flash.tobytes())
+        self.uc.mem_map_ptr(
+            SRAM_BASE, self.sram.size, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE, self.sram.ctypes.data
+        )
+        self.uc.mem_map(SYSTEM_BASE, 0x1000, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        m = self.m
+        m.code_base, m.code_size = image.code_base, 2 * (image.sum_cycles.size - 1)
+        m.sum_cycles, m.sum_instructions = image.sum_cycles.ctypes.data, image.sum_instructions.ctypes.data
+        m.sram, m.nvm, m.flash = self.sram.ctypes.data, self.nvm.ctypes.data, image.flash.ctypes.data
+        m.sram_base, m.sram_size = SRAM_BASE, firmware.sram_bytes
+        m.flash_base, m.flash_size = FLASH_BASE, firmware.flash_bytes
+        m.nvm_size = self.nvm.size
+        m.branch_cycles = TAKEN_BRANCH_CYCLES
+
+    def _set_costs(self, device: Device) -> None:
+        costs, nvm, boost = costs_at_store(device), device.memory("nvm"), 1 / device.converter.output_eff_frac
+        m = self.m
+        m.cycle_s = 1.0 / device.points[0].clock_hz("cpu")
+        m.active_w, m.wait_w = costs.active_w, costs.wait_w
+        m.read_s_per_byte, m.write_s_per_byte, m.setup_s = nvm.read_s_per_byte, nvm.write_s_per_byte, nvm.setup_s
+        # machine.c adds wait_w over the transfer itself
+        m.read_j_per_byte, m.write_j_per_byte = nvm.read_j_per_byte * boost, nvm.write_j_per_byte * boost
+        m.setup_j = nvm.setup_j * boost
+        m.boot_s = device.boot_s if device.boot_s > 0 else 1e-6 * (device.boot_j > 0)
+        m.boot_w = costs.boot_j / m.boot_s if m.boot_s else 0.0
+        m.capacitance_f = device.store.capacitance_f
+
+    def _set_inputs(self, inputs: NDArray[np.int8]) -> None:
+        lowered = self.firmware.lowered
+        flat = np.ascontiguousarray(inputs.reshape(len(inputs), -1), np.int8)
+        if flat.shape[1] != lowered.buffer_bytes[0]:
+            raise EmulationError(f"inputs have {flat.shape[1]} values each, the model takes {lowered.buffer_bytes[0]}")
+        self.inputs = flat
+        self.answers = np.zeros((len(flat), lowered.buffer_bytes[lowered.output_buffer]), np.int8)
+        self.answer_time_s = np.zeros(len(flat))
+        m = self.m
+        m.inputs, m.input_bytes = flat.ctypes.data, flat.shape[1]
+        m.answers, m.answer_bytes = self.answers.ctypes.data, self.answers.shape[1]
+        m.answer_time_s = self.answer_time_s.ctypes.data
+
+    def _set_scenario(self, scenario: Scenario | None) -> None:
+        if scenario is None:
+            self.m.continuous = 1
+            self.m.supply.energy_j = self.device.store.energy_j(self.device.store.on_v)
+            self.until_s = float("inf")
+            return
+        self._arrays = fill_supply(self.m.supply, self.device, scenario)
+        self.library.supply_start(ctypes.byref(self.m.supply), scenario.phase_s, self.m.supply.off_j)
+        self.until_s = scenario.duration_s
+
+    def _hook(self) -> None:
+        uclib = unicorn.unicorn_py3.unicorn.uclib
+        handle = self.uc._uch
+        self.m.uc = handle
+        self.m.emu_stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
+        user = ctypes.cast(self.reference, ctypes.c_void_p)
+        address = {
+            name: ctypes.cast(getattr(self.library, name), ctypes.c_void_p)
+            for name in ("machine_block", "machine_mmio_read", "machine_mmio_write")
+        }
+        self._hook_handle = ctypes.c_size_t()
+        add = uclib.uc_hook_add
+        check = add(
+            handle, ctypes.byref(self._hook_handle), unicorn.UC_HOOK_BLOCK, address["machine_block"], user,
+            ctypes.c_uint64(1), ctypes.c_uint64(0),
+        )  # fmt: skip
+        check |= uclib.uc_mmio_map(
+            handle, ctypes.c_uint64(MMIO_BASE), ctypes.c_size_t(0x1000), address["machine_mmio_read"], user,
+            address["machine_mmio_write"], user,
+        )  # fmt: skip
+        if check:
+            raise EmulationError(f"the CPU emulator refused a hook (code {check})")
+
+    # ---- power ----
+
+    def scramble(self) -> None:
+        """What power loss leaves: random SRAM and registers."""
+        self.sram[:] = np.frombuffer(self.random.bytes(self.sram.size), np.uint8)
+        # the system area keeps nothing either
+        self.uc.mem_write(SYSTEM_BASE, bytes(0x1000))
+        values = self.random.integers(0, 2**32, 13)
+        for k in range(13):
+            self.uc.reg_write(arm.UC_ARM_REG_R0 + k, int(values[k]))
+
+    def reset(self) -> None:
+        """The reset vector: stack pointer and program counter from flash."""
+        vectors = self.image.flash[:8].view(np.uint32)
+        self.uc.reg_write(arm.UC_ARM_REG_SP, int(vectors[0]))
+        self.uc.reg_write(arm.UC_ARM_REG_PC, int(vectors[1]))
+        self.pc = int(vectors[1])
+
+    def power_on(self) -> bool:
+        """Charges, boots, and stands at the reset vector. False: the scenario ended first."""
+        while True:
+            on = int(self.library.machine_power_on(self.reference, self.until_s))
+            if on == 0:
+                return False
+            if on == 1:
+                break
+            self.library.machine_power_off(self.reference)
+            if self.events.size and self.m.n_events + 64 >= self.m.max_events:
+                self.m.stop = STOP_EVENTS_FULL
+                return True
+        self.scramble()
+        self.reset()
+        self.powered = True
+        return True
+
+    def power_off(self) -> None:
+        """The power is gone now."""
+        self.library.machine_power_off(self.reference)
+        self.powered = False
+
+    # ---- running ----
+
+    def run(self) -> int:
+        """Runs until something needs the host: the stop code. DOOMED is resolved to DEAD, exactly at its instruction."""
+        m = self.m
+        m.stop = STOP_NONE
+        self._start(self.pc, 0)
+        if m.stop == STOP_NONE:
+            raise EmulationError(f"the firmware stopped by itself at {self._where()}")
+        if m.stop == STOP_DOOMED:
+            k = int(m.doomed_instructions)
+            m.stop = STOP_NONE
+            if k:
+                m.stepping = 1
+                self.uc.ctl_remove_cache(self.image.code_base, self.image.code_base + int(m.code_size))
+                self._start(int(m.block_address) | 1, k)
+                self.uc.ctl_remove_cache(self.image.code_base, self.image.code_base + int(m.code_size))
+            m.stepping = 0
+            if m.stop == STOP_NONE:
+                self._settle_dying()
+            m.stop = STOP_DEAD
+        elif m.stop in (STOP_SLICE, STOP_EVENTS_FULL):
+            at = int(m.block_address) if m.stop == STOP_SLICE else self.uc.reg_read(arm.UC_ARM_REG_PC)
+            self.pc = at | 1
+        elif m.stop == STOP_FAIL:
+            code = int(m.fail_code)
+            raise EmulationError(f"the firmware failed with code {code if code < 2**31 else code - 2**32}: {FAIL_TEXT.get(code, 'an engine error')}")
+        return int(m.stop)
+
+    def _settle_dying(self) -> None:
+        self.library.machine_settle(self.reference)
+
+    def _start(self, pc: int, count: int) -> None:
+        try:
+            self.uc.emu_start(pc | 1, 0xFFFFFFFE, count=count)
+        except unicorn.UcError as error:
+            if self.m.stop in (STOP_DEAD, STOP_CUT):
+                return
+            raise EmulationError(f"the firmware faulted at {self._where()}: {error}") from error
+
+    def _where(self) -> str:
+        """The function and address of the program counter, for error messages."""
+        pc = self.uc.reg_read(arm.UC_ARM_REG_PC)
+        with self.firmware.elf.open("rb") as file:
+            symbols = ELFFile(file).get_section_by_name(".symtab").iter_symbols()
+            names = [(s["st_value"] & ~1, s.name) for s in symbols if s["st_info"]["type"] == "STT_FUNC"]
+        name = max((n for n in names if n[0] <= pc), default=(0, "?"))[1]
+        return f"{name} (0x{pc:x})"
+
+    def peak_stack_bytes(self, painted: bytes) -> int:
+        """Bytes of stack used since the SRAM was `painted`."""
+        low = self.image.stack_bottom - SRAM_BASE
+        before = np.frombuffer(painted, np.uint8)[low : low + STACK_BYTES]
+        changed = np.flatnonzero(self.sram[low : low + STACK_BYTES] != before)
+        return STACK_BYTES - int(changed[0]) if changed.size else 0

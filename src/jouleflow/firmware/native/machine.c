@@ -1,0 +1,368 @@
+#include "machine.h"
+
+enum { READ = 1, WRITE = 2, CAPTURE = 3 };
+enum reg { NVM_OFFSET = 0, NVM_ADDRESS = 4, NVM_LENGTH = 8, NVM_START = 12, MARK_OP = 16, MARK = 20, INPUT_SEQ = 24,
+           ANSWER = 28, FAIL = 32 };
+
+/* built with -fno-math-errno, so this is one instruction and needs no library */
+static double square_root(double x) { return x > 0.0 ? __builtin_sqrt(x) : 0.0; }
+
+static void stop(struct machine *m, int32_t why)
+{
+    if (m->stop == STOP_NONE) m->stop = why;
+    m->emu_stop(m->uc);
+}
+
+/* ---- time and energy ---- */
+
+static void pass_time(struct machine *m, double load_w, double duration_s)
+{
+    if (m->continuous) {
+        m->supply.now_s += duration_s;
+        m->supply.spent_j += load_w * duration_s;
+        m->supply.harvested_j += load_w * duration_s;
+        return;
+    }
+    if (supply_drain(&m->supply, load_w, duration_s) < duration_s) stop(m, STOP_DEAD);
+}
+
+static void settle_cycles(struct machine *m)
+{
+    if (m->pending_cycles) {
+        double dt = (double)m->pending_cycles * m->cycle_s;
+        m->pending_cycles = 0;
+        pass_time(m, m->active_w, dt);
+    }
+    m->budget_cycles = 0;
+}
+
+static uint64_t cycles_to_live(struct machine *m, uint64_t wanted)
+{
+    double life = supply_life(&m->supply, m->active_w, (double)wanted * m->cycle_s);
+    double n = life / m->cycle_s + 1e-6;
+    return n >= (double)wanted ? wanted : (uint64_t)n;
+}
+
+static int safe_phase(uint32_t phase) { return phase == PHASE_COMMIT || phase == PHASE_OUTPUT; }
+
+static void close_phase(struct machine *m)
+{
+    double dt = m->supply.now_s - m->phase_start_s, energy = m->supply.spent_j - m->phase_spent_j;
+    if (m->phase == PHASE_TILE || m->phase == PHASE_INPUT) {
+        m->unsafe_compute_s += dt;
+        m->unsafe_compute_j += energy;
+    } else {
+        m->time_by_phase_s[m->phase] += dt;
+        m->energy_by_phase_j[m->phase] += energy;
+    }
+    if (m->events && m->phase != PHASE_OFF) {
+        if (m->n_events < m->max_events)
+            m->events[m->n_events++] = (struct event){
+                .time_s = m->phase_start_s,
+                .duration_s = dt,
+                .energy_j = energy,
+                .voltage_v = square_root(2.0 * m->supply.energy_j / m->capacitance_f),
+                .op = m->phase_op,
+                .tile = m->phase_tile,
+                .kind = m->phase,
+                .instructions = (uint32_t)(m->instructions - m->phase_instructions),
+                .cycles = (uint32_t)(m->cycles - m->phase_cycles),
+                .nvm_read_bytes = (uint32_t)(m->nvm_read_bytes - m->phase_read),
+                .nvm_write_bytes = (uint32_t)(m->nvm_write_bytes - m->phase_write),
+            };
+        if (m->n_events + 64 >= m->max_events) stop(m, STOP_EVENTS_FULL);
+    }
+}
+
+static void open_phase(struct machine *m, uint32_t phase, int32_t op, int32_t tile)
+{
+    m->phase = phase;
+    m->phase_op = op;
+    m->phase_tile = tile;
+    m->phase_start_s = m->supply.now_s;
+    m->phase_spent_j = m->supply.spent_j;
+    m->phase_instructions = m->instructions;
+    m->phase_cycles = m->cycles;
+    m->phase_read = m->nvm_read_bytes;
+    m->phase_write = m->nvm_write_bytes;
+}
+
+static void compute_is_safe(struct machine *m)
+{
+    m->time_by_phase_s[PHASE_TILE] += m->unsafe_compute_s;
+    m->energy_by_phase_j[PHASE_TILE] += m->unsafe_compute_j;
+    m->unsafe_compute_s = m->unsafe_compute_j = 0.0;
+    m->n_commits++;
+    if (m->touched)
+        for (uint64_t i = 0; i < m->nvm_size; i++) m->touched[i] = 0;
+}
+
+static void mark(struct machine *m, uint32_t phase, int32_t op, int32_t tile)
+{
+    settle_cycles(m);
+    if (m->stop == STOP_DEAD) return;
+    close_phase(m);
+    if (safe_phase(m->phase)) compute_is_safe(m);
+    open_phase(m, phase, op, tile);
+}
+
+void machine_settle(struct machine *m)
+{
+    settle_cycles(m);
+    close_phase(m);
+    open_phase(m, m->phase, m->phase_op, m->phase_tile);
+}
+
+void machine_power_off(struct machine *m)
+{
+    m->pending_cycles = 0;
+    /* a commit that was cut is lost work too */
+    if (safe_phase(m->phase)) {
+        m->lost_s += m->supply.now_s - m->phase_start_s;
+        m->lost_j += m->supply.spent_j - m->phase_spent_j;
+        uint32_t phase = m->phase;
+        double t = m->time_by_phase_s[phase], e = m->energy_by_phase_j[phase];
+        close_phase(m);
+        m->time_by_phase_s[phase] = t;
+        m->energy_by_phase_j[phase] = e;
+    } else {
+        close_phase(m);
+    }
+    m->lost_s += m->unsafe_compute_s;
+    m->lost_j += m->unsafe_compute_j;
+    m->unsafe_compute_s = m->unsafe_compute_j = 0.0;
+    open_phase(m, PHASE_OFF, -1, -1);
+    m->n_failures++;
+    if (m->touched)
+        for (uint64_t i = 0; i < m->nvm_size; i++) m->touched[i] = 0;
+}
+
+int machine_power_on(struct machine *m, double until_s)
+{
+    m->stop = STOP_NONE;
+    m->block_end = 0;
+    m->budget_cycles = 0;
+    if (!m->continuous) {
+        double start = m->supply.now_s;
+        int on = supply_charge(&m->supply, until_s - start);
+        m->charging_s += m->supply.now_s - start;
+        if (m->events && m->n_events < m->max_events && m->supply.now_s > start)
+            m->events[m->n_events++] = (struct event){
+                .time_s = start, .duration_s = m->supply.now_s - start, .op = -1, .tile = -1, .kind = PHASE_OFF,
+                .voltage_v = square_root(2.0 * m->supply.energy_j / m->capacitance_f)};
+        if (!on) return 0;
+    }
+    m->n_boots++;
+    open_phase(m, PHASE_BOOT, -1, -1);
+    if (m->boot_s > 0.0) {
+        if (m->continuous)
+            m->supply.now_s += m->boot_s, m->supply.spent_j += m->boot_w * m->boot_s,
+                m->supply.harvested_j += m->boot_w * m->boot_s;
+        else if (supply_drain(&m->supply, m->boot_w, m->boot_s) < m->boot_s)
+            return -1;
+    }
+    return 1;
+}
+
+/* ---- CPU ---- */
+
+void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m)
+{
+    (void)uc;
+    if (m->stop != STOP_NONE) {
+        m->emu_stop(m->uc);
+        return;
+    }
+    uint64_t from = (address - m->code_base) >> 1, to = (address + size - m->code_base) >> 1;
+    uint32_t cycles = m->sum_cycles[to] - m->sum_cycles[from];
+    uint32_t instructions = m->sum_instructions[to] - m->sum_instructions[from];
+    if (m->block_end != address) cycles += m->branch_cycles; /* the block before ended in a taken branch */
+    if (m->stepping) { /* the last instructions before death: already paid for */
+        m->instructions += m->doomed_instructions;
+        m->doomed_instructions = 0;
+        m->stepping = 0;
+        return;
+    }
+    if (!m->continuous && m->pending_cycles + cycles > m->budget_cycles) {
+        settle_cycles(m);
+        if (m->stop != STOP_NONE) return;
+        m->budget_cycles = cycles_to_live(m, cycles > 20000 ? cycles : 20000);
+        if (cycles > m->budget_cycles) {
+            uint64_t k = 0; /* instructions of this block that still run */
+            uint32_t lead = cycles - (m->sum_cycles[to] - m->sum_cycles[from]);
+            for (uint64_t h = from; h < to; h++) {
+                if (m->sum_cycles[h + 1] - m->sum_cycles[from] + lead > m->budget_cycles) break;
+                k += m->sum_instructions[h + 1] - m->sum_instructions[h];
+            }
+            m->doomed_instructions = k;
+            m->block_address = address;
+            m->pending_cycles = m->budget_cycles;
+            m->cycles += m->budget_cycles;
+            stop(m, STOP_DOOMED);
+            return;
+        }
+    }
+    m->block_end = address + size;
+    m->pending_cycles += cycles;
+    m->cycles += cycles;
+    m->instructions += instructions;
+    if (m->instructions >= m->slice_end) { /* let the host breathe; the block is run again, so take it back */
+        m->pending_cycles -= cycles;
+        m->cycles -= cycles;
+        m->instructions -= instructions;
+        m->block_address = address;
+        m->block_end = address; /* costs no branch when continued */
+        stop(m, STOP_SLICE);
+    }
+}
+
+/* ---- non-volatile memory ---- */
+
+static uint32_t random32(struct machine *m)
+{
+    uint64_t x = m->random_state;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    m->random_state = x;
+    return (uint32_t)(x >> 16);
+}
+
+static uint8_t *host(struct machine *m, uint64_t address, uint64_t n, int for_write)
+{
+    if (address >= m->sram_base && address + n <= m->sram_base + m->sram_size) return m->sram + (address - m->sram_base);
+    if (!for_write && address >= m->flash_base && address + n <= m->flash_base + m->flash_size)
+        return (uint8_t *)(uintptr_t)(m->flash + (address - m->flash_base));
+    return 0;
+}
+
+static void write_byte(struct machine *m, uint64_t at, uint8_t value)
+{
+    if (m->touched && at >= m->hazard_from) {
+        if (m->touched[at] == 1) {
+            if (m->n_hazards++ == 0) m->first_hazard = at;
+        }
+        m->touched[at] |= 2;
+    }
+    if (m->wear) m->wear[at]++;
+    if (m->journal && m->n_journal < m->max_journal) {
+        uint8_t *j = m->journal + 8 * m->n_journal++;
+        j[0] = (uint8_t)at, j[1] = (uint8_t)(at >> 8), j[2] = (uint8_t)(at >> 16), j[3] = (uint8_t)(at >> 24);
+        j[4] = value, j[5] = (uint8_t)m->phase, j[6] = j[7] = 0;
+    }
+    m->nvm[at] = value;
+}
+
+/* The byte in flight when the power goes: old, new, erased or rubbish. */
+static void tear(struct machine *m, uint64_t at, uint8_t value)
+{
+    switch (random32(m) & 3) {
+    case 0: break;
+    case 1: m->nvm[at] = value; break;
+    case 2: m->nvm[at] = 0xff; break;
+    default: m->nvm[at] = (uint8_t)random32(m);
+    }
+}
+
+static void transfer(struct machine *m, uint32_t what)
+{
+    uint64_t n = m->length, at = m->offset;
+    if (m->stop == STOP_DEAD || m->stop == STOP_CUT) return;
+    settle_cycles(m);
+    if (m->stop == STOP_DEAD) return;
+    if (what == CAPTURE) {
+        uint8_t *to = host(m, m->address, n, 1);
+        if (!to || at + n > m->input_bytes || m->n_answers >= m->n_inputs) {
+            m->fail_code = 0x1001;
+            stop(m, STOP_FAIL);
+            return;
+        }
+        const uint8_t *from = m->inputs + m->n_answers * m->input_bytes + at;
+        for (uint64_t i = 0; i < n; i++) to[i] = from[i];
+        return;
+    }
+    uint8_t *ram = host(m, m->address, n, what == READ);
+    if (!ram || at + n > m->nvm_size) {
+        m->fail_code = 0x1002;
+        stop(m, STOP_FAIL);
+        return;
+    }
+    double s_per_byte = what == READ ? m->read_s_per_byte : m->write_s_per_byte;
+    double j_per_byte = what == READ ? m->read_j_per_byte : m->write_j_per_byte;
+    double duration = m->setup_s + (double)n * s_per_byte;
+    double load = m->wait_w + (duration > 0.0 ? (m->setup_j + (double)n * j_per_byte) / duration : 0.0);
+    double lived = duration;
+    if (m->continuous)
+        pass_time(m, load, duration);
+    else
+        lived = supply_drain(&m->supply, load, duration);
+    uint64_t done = n;
+    int dead = lived < duration;
+    if (dead) {
+        double in_data = lived - m->setup_s;
+        done = in_data <= 0.0 || s_per_byte <= 0.0 ? 0 : (uint64_t)(in_data / s_per_byte);
+        if (done > n) done = n;
+    }
+    int cut = what == WRITE && m->nvm_write_bytes + done > m->cut_after_bytes;
+    if (cut) done = m->cut_after_bytes - m->nvm_write_bytes;
+    if (what == READ) {
+        for (uint64_t i = 0; i < done; i++) {
+            ram[i] = m->nvm[at + i];
+            if (m->touched && m->touched[at + i] == 0) m->touched[at + i] = 1;
+        }
+        m->nvm_read_bytes += done;
+    } else {
+        for (uint64_t i = 0; i < done; i++) write_byte(m, at + i, ram[i]);
+        if ((dead || cut) && done < n) tear(m, at + done, ram[done]);
+        m->nvm_write_bytes += done;
+    }
+    if (dead) stop(m, STOP_DEAD);
+    if (cut) stop(m, STOP_CUT);
+}
+
+/* ---- registers ---- */
+
+uint64_t machine_mmio_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
+{
+    (void)uc, (void)size;
+    return offset == INPUT_SEQ ? m->n_answers + 1 : 0;
+}
+
+static void answer(struct machine *m, uint32_t seq)
+{
+    if (seq == m->n_answers + 1 && seq <= m->n_inputs) {
+        for (uint64_t i = 0; i < m->answer_bytes; i++)
+            m->answers[m->n_answers * m->answer_bytes + i] = m->nvm[m->offset + i];
+        m->answer_time_s[m->n_answers] = m->supply.now_s;
+        m->n_answers++;
+    } else if (seq > m->n_answers + 1) {
+        m->fail_code = 0x1003; /* an answer to a question that was not asked */
+        stop(m, STOP_FAIL);
+    }
+}
+
+void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
+{
+    (void)uc, (void)size;
+    uint32_t v = (uint32_t)value;
+    if (m->stop == STOP_DEAD || m->stop == STOP_CUT) return;
+    switch (offset) {
+    case NVM_OFFSET: m->offset = v; break;
+    case NVM_ADDRESS: m->address = v; break;
+    case NVM_LENGTH: m->length = v; break;
+    case NVM_START: transfer(m, v); break;
+    case MARK_OP: m->mark_op = v; break;
+    case MARK:
+        mark(m, v >> 28, (int32_t)m->mark_op, (int32_t)(v & 0x0fffffff));
+        if (v >> 28 == PHASE_IDLE && m->n_answers == m->n_inputs) stop(m, STOP_DONE);
+        break;
+    case ANSWER:
+        settle_cycles(m);
+        if (m->stop == STOP_NONE) answer(m, v);
+        break;
+    case FAIL:
+        m->fail_code = v;
+        stop(m, STOP_FAIL);
+        break;
+    }
+}

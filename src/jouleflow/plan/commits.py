@@ -1,0 +1,201 @@
+"""Where to commit: hyper-tiles by dynamic programming over all tile boundaries.
+
+A commit costs the transfer of what is live and not yet safe; a failure costs the work since the last commit, a boot and
+a reload. Between the two, the least expected energy is found exactly for this cost model. A hyper-tile that would not
+fit one charge together with boot and recovery is never chosen, so every charge makes progress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jouleflow.device.device import Device
+from jouleflow.errors import Infeasible
+from jouleflow.plan.lowering import Lowered, Op, tiles_of
+from jouleflow.plan.memory import PROGRESS_BYTES
+from jouleflow.plan.plan import Certificate, Step
+from jouleflow.profile.profile import Costs, Profile, costs_at_store
+
+RECORD_BYTES = PROGRESS_BYTES // 2
+RECORD_CYCLES = 700.0  # checksum and bookkeeping of one commit: our emulated measurement on a Cortex-M4
+MARGIN_FRAC = 0.95  # of a charge that a hyper-tile with boot and recovery may use
+MAX_POSITIONS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """Commit positions (step, tile), and what they cost per inference."""
+
+    commits: tuple[tuple[int, int], ...]
+    certificate: Certificate
+    commit_j: float
+    commit_s: float
+    expected_j: float  # with re-execution, boots and reloads
+    expected_failures: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """Candidate commit positions; columns of one length. position[0] is the start."""
+
+    step: NDArray[np.int64]
+    tile: NDArray[np.int64]
+    energy_j: NDArray[np.float64]  # of all tiles before
+    time_s: NDArray[np.float64]
+
+
+def produced_bytes(op: Op, step: Step, tile: int) -> int:
+    """Bytes of the output that are final once `tile` tiles are done; as produced_by() of engine.c."""
+    o = op.output
+    n_rows, n_cols, n_channels = tiles_of(op, step.tile.rows, step.tile.cols, step.tile.channels)
+    if tile == 0:
+        return 0
+    if tile >= n_rows * n_cols * n_channels:
+        return o.size_bytes
+    pixel, part = divmod(tile, n_channels)
+    row, col = divmod(pixel, n_cols)
+    return (row * step.tile.rows * o.cols + col * step.tile.cols) * o.channels + part * step.tile.channels
+
+
+def _positions(lowered: Lowered, profile: Profile) -> _Positions:
+    steps, tiles, energy, time = [0], [0], [0.0], [0.0]
+    total_j = total_s = 0.0
+    grain = profile.energy_j / MAX_POSITIONS
+    for k, p in enumerate(profile.steps):
+        cumulative_j, cumulative_s = np.cumsum(p.energy_j), np.cumsum(p.latency_s)
+        last_kept = 0.0
+        for j in range(len(p.energy_j)):
+            end = j + 1 == len(p.energy_j)
+            if not end and (k == 0 or cumulative_j[j] - last_kept < grain):
+                continue  # the input is captured at once or not at all
+            last_kept = float(cumulative_j[j])
+            steps.append(k + 1 if end else k)
+            tiles.append(0 if end else j + 1)
+            energy.append(total_j + float(cumulative_j[j]))
+            time.append(total_s + float(cumulative_s[j]))
+        total_j += float(cumulative_j[-1])
+        total_s += float(cumulative_s[-1])
+    return _Positions(np.array(steps), np.array(tiles), np.array(energy), np.array(time))
+
+
+def _produced(lowered: Lowered, steps: tuple[Step, ...], buffer: int, step: int, tile: int) -> int:
+    if step < len(lowered.ops) and lowered.ops[step].output.buffer == buffer:
+        return produced_bytes(lowered.ops[step], steps[step], tile)
+    return lowered.buffer_bytes[buffer]
+
+
+def place_commits(
+    lowered: Lowered,
+    steps: tuple[Step, ...],
+    resident: frozenset[int],
+    profile: Profile,
+    device: Device,
+    harvest_w: float,
+) -> CommitPlan:
+    """The commit positions of least expected energy per inference.
+
+    harvest_w: mean power into the store while the trace lasts, after the input converter.
+    Raises Infeasible naming the least capacitor that works when some hyper-tile fits no charge.
+    """
+    costs = costs_at_store(device)
+    at = _positions(lowered, profile)
+    n = at.step.size
+    live = [[b for b in lowered.live[int(k)] if b in resident] for k in at.step]
+    held = [
+        {b: _produced(lowered, steps, b, int(at.step[p]), int(at.tile[p])) for b in live[p]} for p in range(n)
+    ]
+    all_bytes = np.array([sum(h.values()) for h in held], np.float64)
+    n_live = np.array([sum(v > 0 for v in h.values()) for h in held], np.float64)
+    recovery_j = profile.recover_j + all_bytes * costs.read_j_per_byte + n_live * costs.setup_j
+    record_s = RECORD_CYCLES / device.points[0].clock_hz("cpu")
+    fixed_j = record_s * costs.active_w + RECORD_BYTES * costs.write_j_per_byte + costs.setup_j
+    charge_j = device.store.usable_j
+    budget_j = MARGIN_FRAC * charge_j - costs.boot_j
+    net_j = max(charge_j - costs.boot_j - float(np.mean(recovery_j)), 1e-12)
+    starved_frac = max(0.0, 1.0 - harvest_w / costs.active_w)  # with plenty of power nothing fails
+
+    best = np.full(n, np.inf)
+    best[0] = 0.0
+    came_from = np.full(n, -1)
+    step_after_last = np.array([lowered.last[b] + 1 for b in range(len(lowered.buffer_bytes))])
+    end_of = np.searchsorted(at.step, step_after_last, side="left")  # first position past a buffer's life
+    shortfall_j = np.inf
+    for q in range(n - 1):
+        if not np.isfinite(best[q]):
+            continue
+        reach = int(np.searchsorted(at.energy_j, at.energy_j[q] + budget_j, side="right"))
+        window = slice(q + 1, max(reach, q + 2))
+        safe = np.zeros(n)
+        for b, size in held[q].items():
+            safe[: end_of[b]] += size
+        flush = np.maximum(all_bytes[window] - safe[window], 0.0)
+        interval_j = (
+            at.energy_j[window]
+            - at.energy_j[q]
+            + flush * costs.write_j_per_byte
+            + np.where(flush > 0, n_live[window], 0.0) * costs.setup_j
+            + fixed_j
+        )
+        need_j = interval_j + recovery_j[q]
+        shortfall_j = min(shortfall_j, float(need_j.min())) if not (need_j <= budget_j).any() else shortfall_j
+        lost_j = starved_frac * interval_j / net_j * (interval_j / 2 + costs.boot_j + recovery_j[q])
+        total = np.where(need_j <= budget_j, best[q] + interval_j + lost_j, np.inf)
+        better = total < best[window]
+        best[window] = np.where(better, total, best[window])
+        came_from[window] = np.where(better, q, came_from[window])
+    if not np.isfinite(best[-1]):
+        raise _no_plan(device, costs, shortfall_j)
+    chain = [n - 1]
+    while came_from[chain[-1]] > 0:
+        chain.append(int(came_from[chain[-1]]))
+    chain.reverse()
+    return _summary(at, chain, held, recovery_j, fixed_j, costs, charge_j, record_s, float(best[-1]), net_j, starved_frac)
+
+
+def _no_plan(device: Device, costs: Costs, need_j: float) -> Infeasible:
+    store = device.store
+    least_f = 2 * (need_j + costs.boot_j) / MARGIN_FRAC / (store.on_v**2 - store.off_v**2)
+    return Infeasible(
+        f"the smallest hyper-tile with boot and recovery needs {(need_j + costs.boot_j) * 1e3:.3g} mJ, and "
+        f"{MARGIN_FRAC:.0%} of a charge of {device.name} with {store.capacitance_f * 1e6:.4g} uF between {store.on_v} V and "
+        f"{store.off_v} V is {MARGIN_FRAC * store.usable_j * 1e3:.3g} mJ",
+        f"--capacitor {np.ceil(least_f * 1e6 * 1.05):.0f}uF",
+    )
+
+
+def _summary(
+    at: _Positions,
+    chain: list[int],
+    held: list[dict[int, int]],
+    recovery_j: NDArray[np.float64],
+    fixed_j: float,
+    costs: Costs,
+    charge_j: float,
+    record_s: float,
+    expected_j: float,
+    net_j: float,
+    starved_frac: float,
+) -> CommitPlan:
+    commit_j = commit_s = worst_j = total_j = 0.0
+    previous = 0
+    for p in chain:
+        flush = sum(size - held[previous].get(b, 0) for b, size in held[p].items())
+        setups = sum(size > held[previous].get(b, 0) for b, size in held[p].items())
+        cost_j = flush * costs.write_j_per_byte + setups * costs.setup_j + fixed_j
+        commit_j += cost_j
+        commit_s += (flush + RECORD_BYTES) * costs.write_s_per_byte + (setups + 1) * costs.setup_s + record_s
+        interval_j = at.energy_j[p] - at.energy_j[previous] + cost_j
+        worst_j = max(worst_j, float(interval_j + recovery_j[previous] + costs.boot_j))
+        total_j += float(interval_j)
+        previous = p
+    return CommitPlan(
+        tuple((int(at.step[p]), int(at.tile[p])) for p in chain),
+        Certificate(worst_j, charge_j),
+        commit_j,
+        commit_s,
+        expected_j,
+        starved_frac * total_j / net_j,
+    )

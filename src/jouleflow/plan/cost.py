@@ -1,0 +1,35 @@
+"""First guess of a step's cycles, before any emulation: enough to choose tile shapes, refined by `Profile` afterwards.
+
+The coefficients are cycles of our kernels on a Cortex-M4, fitted to emulated runs (our measurement, zero wait states).
+"""
+
+from __future__ import annotations
+
+from jouleflow.plan.lowering import Op
+
+# cycles = per_tile * tiles + per_mac * macs + per_output * outputs
+PER_TILE_CYCLES = 150.0
+PER_MAC_CYCLES = {"conv2d": 1.3, "dense": 1.6, "depthwise_conv2d": 3.6}
+PER_MAC_SMALL_CYCLES = 7.0
+PER_OUTPUT_CYCLES = {
+    "capture_input": 0.0,
+    "conv2d": 30.0,
+    "dense": 30.0,
+    "depthwise_conv2d": 40.0,
+    "add": 25.0,
+    "mul": 25.0,
+    "softmax": 60.0,
+    "avg_pool": 30.0,
+    "max_pool": 30.0,
+    "mean": 30.0,
+    "concat": 25.0,
+}
+OTHER_OUTPUT_CYCLES = 12.0
+
+
+def step_cycles(op: Op, variant: str, n_tiles: int) -> float:
+    """Estimated cycles of one step, without memory transfers."""
+    per_mac = PER_MAC_SMALL_CYCLES if variant == "small" else PER_MAC_CYCLES.get(op.kind, 0.0)
+    per_output = PER_OUTPUT_CYCLES.get(op.kind, OTHER_OUTPUT_CYCLES)
+    window = op.window.kernel[0] * op.window.kernel[1] if op.kind.endswith("pool") else 1
+    return PER_TILE_CYCLES * n_tiles + per_mac * op.macs + per_output * op.output.size_bytes * window**0.8

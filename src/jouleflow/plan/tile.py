@@ -1,0 +1,248 @@
+"""AID's scheduler, first version: tile shapes, what stays in SRAM, and (through `commits`) the hyper-tiles.
+
+Buffers stay in SRAM as long as the budget allows; those that do not fit live in NVM and are staged tile by tile. Tiles of
+a staged step are as large as fit, so that least is transferred; tiles of a resident step are only the grain at
+which progress can be committed, so they are small against a charge. Our reconstruction: the paper's body was not
+available to us; see docs/decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jouleflow.device.device import Device
+from jouleflow.errors import Infeasible
+from jouleflow.plan.cost import step_cycles
+from jouleflow.plan.lowering import Lowered, Op, tiles_of
+from jouleflow.plan.memory import OVERREAD_BYTES, Block, align, input_tile_bytes, lay_out, scratch_bytes
+from jouleflow.plan.plan import Step, Tile
+
+# A resident step is cut so that about this many tiles fit one charge: finer loses little work to a failure, coarser
+# spends less on tiles. The cost of a tile is some 150 cycles, so the choice is not delicate.
+TILES_PER_CHARGE = 64
+MAX_TILES_PER_STEP = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Steps and SRAM layout before commits are chosen."""
+
+    steps: tuple[Step, ...]
+    resident: frozenset[int]
+    sram_offset: tuple[int | None, ...]  # per buffer
+    stage_in: tuple[tuple[int, ...], ...]
+    stage_out: tuple[int, ...]
+    scratch: tuple[int, ...]
+    arena_bytes: int
+
+
+def _staged_bytes(op: Op, step: Step, resident: frozenset[int]) -> tuple[list[int], int, int]:
+    """SRAM bytes of (each staged input, the staged output, scratch); 0 for what is resident."""
+    inputs = [
+        0 if o.buffer in resident else align(input_tile_bytes(op, k, step.tile) + OVERREAD_BYTES)
+        for k, o in enumerate(op.inputs)
+    ]
+    tile = step.tile
+    output = 0 if op.output.buffer in resident else align(tile.rows * tile.cols * tile.channels)
+    return inputs, output, scratch_bytes(op, step.variant)
+
+
+def _variants(op: Op) -> tuple[str, ...]:
+    return ("fast", "small") if op.kind in ("conv2d", "dense") else ("fast",)
+
+
+def _sizes(n: int, step: int = 1) -> list[int]:
+    """Candidate tile sides for a side of n, largest first."""
+    sizes = {n}
+    parts = 2
+    while n // parts >= step:
+        sizes.add(align(-(-n // parts), step))
+        parts = parts + 1 if parts < 16 else parts * 2
+    sizes.add(min(step, n))
+    return sorted((s for s in sizes if s <= n), reverse=True)
+
+
+def _candidates(op: Op, staged_output: bool) -> Iterator[Tile]:
+    """Tile shapes: a resident output must grow from the front, so it is cut along one side at a time."""
+    o = op.output
+    for rows in _sizes(o.rows):
+        yield Tile(rows, o.cols, o.channels)
+    for cols in _sizes(o.cols)[1:]:
+        yield Tile(1, cols, o.channels)
+    if op.kind in ("softmax", "capture_input", "mean"):
+        return
+    for channels in _sizes(o.channels, 4)[1:]:
+        if staged_output or (o.rows == 1 and o.cols == 1):
+            yield Tile(1, 1, channels)
+
+
+def _transfer_cost_s(op: Op, step: Step, resident: frozenset[int], device: Device) -> float:
+    """Seconds of staging for one pass over the step, and its computing."""
+    nvm = device.memory("nvm")
+    tile, out = step.tile, op.output
+    n_rows, n_cols, n_channels = tiles_of(op, tile.rows, tile.cols, tile.channels)
+    seconds = step_cycles(op, step.variant, n_rows * n_cols * n_channels) / device.points[0].clock_hz("cpu")
+    for k, operand in enumerate(op.inputs):
+        if operand.buffer not in resident:
+            tile_bytes = input_tile_bytes(op, k, tile)
+            full_rows = op.window.cols(0, min(tile.cols, out.cols), operand.cols)[1] >= operand.cols
+            transfers = 1 if full_rows else op.window.rows(0, tile.rows, operand.rows)[1]
+            seconds += n_rows * n_cols * (tile_bytes * nvm.read_s_per_byte + transfers * nvm.setup_s)
+    if out.buffer not in resident:
+        pieces = tile.rows if tile.cols < out.cols else 1
+        if tile.channels < out.channels:
+            pieces = tile.rows * tile.cols
+        seconds += n_rows * n_cols * n_channels * pieces * nvm.setup_s + out.size_bytes * nvm.write_s_per_byte
+    return seconds
+
+
+def _charge_s(device: Device) -> float:
+    """Seconds of computing that one charge pays for, boot paid."""
+    point, store = device.points[0], device.store
+    boot_j = device.boot_j / device.converter.output_eff_frac
+    return max(store.usable_j - boot_j, 0.0) * device.converter.output_eff_frac / point.active_w
+
+
+def _fits_charge(op: Op, step: Step, device: Device) -> bool:
+    """Whether one tile is at most a quarter of a charge, so that several fit with boot and recovery."""
+    n_rows, n_cols, n_channels = tiles_of(op, step.tile.rows, step.tile.cols, step.tile.channels)
+    n = n_rows * n_cols * n_channels
+    if op.kind == "capture_input":
+        return True
+    seconds = _transfer_cost_s(op, step, frozenset(), device) / n
+    return n <= MAX_TILES_PER_STEP * 16 and seconds <= _charge_s(device) / 4
+
+
+def _staged_step(op: Op, resident: frozenset[int], free: int, device: Device) -> Step | None:
+    """The cheapest step that fits `free` bytes of SRAM, for a step with a staged operand."""
+    best: tuple[float, Step] | None = None
+    for variant in _variants(op):
+        for tile in _candidates(op, op.output.buffer not in resident):
+            step = Step(tile, variant)
+            inputs, output, scratch = _staged_bytes(op, step, resident)
+            if sum(inputs) + output + scratch > free or not _fits_charge(op, step, device):
+                continue
+            cost = _transfer_cost_s(op, step, resident, device)
+            if best is None or cost < best[0]:
+                best = (cost, step)
+    return None if best is None else best[1]
+
+
+def _resident_step(op: Op, free: int, device: Device) -> Step | None:
+    """The step of an operator whose buffers are all in SRAM: tiles are the grain of progress."""
+    for variant in _variants(op):
+        if scratch_bytes(op, variant) > free:
+            continue
+        cycles = step_cycles(op, variant, 1)
+        grain = max(_charge_s(device) * device.points[0].clock_hz("cpu") / TILES_PER_CHARGE, 2000.0)
+        wanted = max(1, min(round(cycles / grain), MAX_TILES_PER_STEP))
+        o = op.output
+        if wanted == 1 or op.kind == "capture_input":
+            return Step(Tile(o.rows, o.cols, o.channels), variant)
+        tiles = [t for t in _candidates(op, False)]
+        n_tiles = [n[0] * n[1] * n[2] for n in (tiles_of(op, t.rows, t.cols, t.channels) for t in tiles)]
+        pick = min(range(len(tiles)), key=lambda i: abs(n_tiles[i] - wanted))
+        return Step(tiles[pick], variant)
+    return None
+
+
+def _choose_step(op: Op, resident: frozenset[int], free: int, device: Device) -> Step | None:
+    if all(o.buffer in resident for o in (*op.inputs, op.output)):
+        return _resident_step(op, free, device)
+    return _staged_step(op, resident, free, device)
+
+
+def make_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling:
+    """Tile shapes and SRAM layout within arena_limit bytes.
+
+    Raises Infeasible naming the step that does not fit, with the least arena that works as `nearest`.
+    """
+    found = _try_tiling(lowered, device, arena_limit)
+    if isinstance(found, Tiling):
+        return found
+    low, high = arena_limit, max(4 * sum(lowered.buffer_bytes) + 65536, arena_limit * 2)
+    if not isinstance(_try_tiling(lowered, device, high), Tiling):
+        raise Infeasible(
+            f"one tile of step {found} ({lowered.ops[found].kind}) costs more than a quarter of a charge of "
+            f"{device.store.usable_j * 1e3:.3g} mJ on {device.name}: take a larger capacitor or a wider voltage range"
+        )
+    while high - low > 16:
+        middle = (low + high) // 2
+        if isinstance(_try_tiling(lowered, device, middle), Tiling):
+            high = middle
+        else:
+            low = middle
+    raise _ArenaTooSmall(lowered, found, high)
+
+
+class _ArenaTooSmall(Exception):
+    """Internal: carries the least arena that works, to which the caller adds statics and stack."""
+
+    def __init__(self, lowered: Lowered, step: int, least_arena: int) -> None:
+        super().__init__(f"step {step} ({lowered.ops[step].kind})")
+        self.step, self.least_arena = step, least_arena
+
+
+def _try_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling | int:
+    """A tiling, or the index of the step that cannot be made to fit."""
+    resident = frozenset(range(len(lowered.buffer_bytes)))
+    while True:
+        steps: list[Step] = []
+        stuck: int | None = None
+        for k, op in enumerate(lowered.ops):
+            held = sum(align(lowered.buffer_bytes[b] + OVERREAD_BYTES) for b in lowered.live[k] if b in resident)
+            step = _choose_step(op, resident, arena_limit - held, device) if held <= arena_limit else None
+            if step is None:
+                stuck = k
+                break
+            steps.append(step)
+        if stuck is None:
+            tiling = _arrange(lowered, tuple(steps), resident)
+            if tiling.arena_bytes <= arena_limit:
+                return tiling
+            stuck = max(range(len(steps)), key=lambda k: _peak(lowered, steps[k], k, resident))
+        held_here = [b for b in lowered.live[stuck] if b in resident]
+        if not held_here:
+            return stuck
+        idle = [
+            b for b in held_here if b not in {o.buffer for o in (*lowered.ops[stuck].inputs, lowered.ops[stuck].output)}
+        ]
+        resident = resident - {max(idle or held_here, key=lambda b: lowered.buffer_bytes[b])}
+
+
+def _peak(lowered: Lowered, step: Step, k: int, resident: frozenset[int]) -> int:
+    inputs, output, scratch = _staged_bytes(lowered.ops[k], step, resident)
+    held = sum(align(lowered.buffer_bytes[b]) for b in lowered.live[k] if b in resident)
+    # a step with nothing resident cannot be relieved further
+    return held + sum(inputs) + output + scratch if held else -1
+
+
+def _arrange(lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int]) -> Tiling:
+    blocks: list[Block] = []
+    buffers = sorted(resident)
+    for b in buffers:
+        blocks.append(
+            Block(lowered.buffer_bytes[b] + OVERREAD_BYTES, lowered.first[b], min(lowered.last[b], len(steps) - 1))
+        )
+    areas: list[tuple[list[int], int, int]] = []  # block indices per step
+    for k, step in enumerate(steps):
+        inputs, output, scratch = _staged_bytes(lowered.ops[k], step, resident)
+        where: list[int] = []
+        for size in (*inputs, output, scratch):
+            where.append(len(blocks))
+            blocks.append(Block(size, k, k))
+        areas.append((where[: len(inputs)], where[-2], where[-1]))
+    offsets, total = lay_out(blocks)
+    sram: list[int | None] = [None] * len(lowered.buffer_bytes)
+    for i, b in enumerate(buffers):
+        sram[b] = offsets[i]
+    return Tiling(
+        steps,
+        resident,
+        tuple(sram),
+        tuple(tuple(offsets[i] for i in area[0]) for area in areas),
+        tuple(offsets[area[1]] for area in areas),
+        tuple(offsets[area[2]] for area in areas),
+        total,
+    )
