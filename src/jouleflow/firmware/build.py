@@ -18,10 +18,10 @@ from jouleflow.firmware.codegen import generate
 from jouleflow.supply.native import cache_dir, cached
 from jouleflow.firmware.cores import Core, core_of
 from jouleflow.plan.lowering import Lowered
+from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.plan.plan import Plan
 
 FLASH_BASE, SRAM_BASE = 0x0, 0x20000000
-STACK_BYTES = 640  # measured peak is below 500 on every kernel; the emulator reports the real one
 WARNINGS = ("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror")
 ENGINE = ("engine.c", "progress.c", "memory.c")
 KERNELS = (

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from jouleflow.device.device import Device
 from jouleflow.errors import EmulationError
-from jouleflow.firmware.build import FLASH_BASE, SRAM_BASE, STACK_BYTES, Firmware
+from jouleflow.firmware.build import FLASH_BASE, SRAM_BASE, Firmware
 from jouleflow.firmware.cycles import TAKEN_BRANCH_CYCLES, cycle_sums
+from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.profile.profile import costs_at_store
 from jouleflow.supply.native import shared_library
 from jouleflow.supply.supply import SupplyStruct, fill_supply

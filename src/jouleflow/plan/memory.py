@@ -10,6 +10,12 @@ from jouleflow.plan.plan import Tile
 
 OVERREAD_BYTES = 3  # kernels may read so many bytes past a row (kernels.h)
 PROGRESS_BYTES = 64  # two slots at the start of NVM (progress.h)
+STACK_BYTES = 640  # measured peak is below 500 on every kernel; the emulator reports the real one
+
+
+def static_bytes(n_buffers: int) -> int:
+    """SRAM of the engine's statics (engine.c: the job, what is staged, the watermarks)."""
+    return 336 + 4 * n_buffers
 
 
 def align(size: int, to: int = 4) -> int:

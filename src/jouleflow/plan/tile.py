@@ -156,7 +156,7 @@ def _choose_step(op: Op, resident: frozenset[int], free: int, device: Device) ->
 def make_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling:
     """Tile shapes and SRAM layout within arena_limit bytes.
 
-    Raises Infeasible naming the step that does not fit, with the least arena that works as `nearest`.
+    Raises ArenaTooSmall with the least arena that works, or Infeasible when a single tile outlasts a charge.
     """
     found = _try_tiling(lowered, device, arena_limit)
     if isinstance(found, Tiling):
@@ -173,15 +173,15 @@ def make_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling:
             high = middle
         else:
             low = middle
-    raise _ArenaTooSmall(lowered, found, high)
+    raise ArenaTooSmall(f"step {found} ({lowered.ops[found].kind})", high)
 
 
-class _ArenaTooSmall(Exception):
-    """Internal: carries the least arena that works, to which the caller adds statics and stack."""
+class ArenaTooSmall(Exception):
+    """Nothing fits: carries the least arena that works, to which the caller adds statics and stack."""
 
-    def __init__(self, lowered: Lowered, step: int, least_arena: int) -> None:
-        super().__init__(f"step {step} ({lowered.ops[step].kind})")
-        self.step, self.least_arena = step, least_arena
+    def __init__(self, where: str, least_arena: int) -> None:
+        super().__init__(where)
+        self.least_arena = least_arena
 
 
 def _try_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling | int:
