@@ -65,9 +65,9 @@ def compile_flags(core: Core, c: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def firmware_sources(core: Core, port: str = "emulator.c") -> list[Path]:
+def firmware_sources(core: Core, port: str = "emulator.c", c: Path | None = None) -> list[Path]:
     """The hand-written C files that make a firmware for a core and a port."""
-    c = c_dir()
+    c = c or c_dir()
     return [
         *(c / "engine" / name for name in ENGINE),
         *(c / "kernels" / name for name in KERNELS),
@@ -98,16 +98,16 @@ def link_flags(core: Core, script: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def build_firmware(lowered: Lowered, plan: Plan, device: Device) -> Firmware:
-    """Compiles and links the firmware of a plan for the emulated board.
+def build_firmware(lowered: Lowered, plan: Plan, device: Device, c: Path | None = None) -> Firmware:
+    """Compiles and links the firmware of a plan for the emulated board. c: another folder of C, for mutation tests.
 
     Raises Infeasible when code and weights do not fit the flash or statics, arena and stack the SRAM budget.
     """
-    core, c = core_of(device.arch), c_dir()
+    core, c = core_of(device.arch), c or c_dir()
     source = generate(lowered, plan)
     tables = _kept("tables", source, ".c")
     flags = [*compile_flags(core, c), "-c"]
-    objects = [cached([path], flags, ".o") for path in [*firmware_sources(core), tables]]
+    objects = [cached([path], flags, ".o") for path in [*firmware_sources(core, c=c), tables]]
     flash, sram = device.memory("flash").size_bytes, plan.sram_budget_bytes
     # linked without limits, so that a misfit is told in bytes and not by the linker
     script = _kept("firmware", linker_script(1 << 28, 1 << 28), ".ld")
