@@ -1,0 +1,290 @@
+"""The commands. Results go to stdout (`--json` for machines), progress to stderr; exit 0 done, 1 infeasible, 2 misuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jouleflow.errors import Infeasible, JouleflowError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+out, err = Console(), Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+System = Annotated[str, typer.Option(help="A board's name (see `jouleflow devices`) or a .toml file.")]
+Harvest = Annotated[str, typer.Option(help="A trace's name (see `jouleflow traces`) or a .csv or .csv.gz file.")]
+Planner = Annotated[str, typer.Option(help="tile, or restart (no commits: the baseline).")]
+Sram = Annotated[str | None, typer.Option(help="SRAM budget, e.g. 32kB; the board's by default.")]
+Capacitor = Annotated[str | None, typer.Option(help="Capacitor, e.g. 470uF; the board's by default.")]
+Deadline = Annotated[str | None, typer.Option(help="Deadline of one inference, e.g. 10s: misses are counted.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random (lost memory, torn writes, random inputs).")]
+Duration = Annotated[str, typer.Option(help="Longest time in the world, e.g. 86400s.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+ModelFile = Annotated[Path, typer.Argument(help="An int8 .tflite or int8 QDQ .onnx file.")]
+Inputs = Annotated[Path | None, typer.Option("--input", help=".npz with one array, inferences first; random ones if left out.")]
+Count = Annotated[int, typer.Option("-n", "--count", help="Inferences, at most as many as the input holds.")]
+
+
+def _emit(data: Any, as_json: bool, table: Table | None = None) -> None:
+    if as_json:
+        print(json.dumps(data, indent=1))
+    elif table is not None:
+        out.print(table)
+
+
+def _bytes(text: str | None) -> int | None:
+    from jouleflow.units import parse_quantity
+
+    return None if text is None else round(parse_quantity(text, "B"))
+
+
+def _quantity(text: str | None, unit: str) -> float | None:
+    from jouleflow.units import parse_quantity
+
+    return None if text is None else parse_quantity(text, unit)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do, and what to install for the rest."""
+    from dataclasses import asdict
+
+    from jouleflow.cli.doctor import examine
+
+    found = examine()
+    table = Table("", "capability", "found", "what to do")
+    for c in found:
+        mark = "[green]ok[/]" if c.present else ("[red]missing[/]" if c.needed else "[yellow]optional[/]")
+        table.add_row(mark, c.name, c.detail, "" if c.present else c.remedy)
+    _emit([asdict(c) for c in found], as_json, table)
+    if any(c.needed and not c.present for c in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """List the boards."""
+    from jouleflow.device.load import known_systems, load_system
+    from jouleflow.units import format_quantity as q
+
+    table = Table("board", "core", "clock", "active", "SRAM", "flash", "NVM", "one charge", "description")
+    rows = []
+    for name in known_systems():
+        d = load_system(name).device
+        point = d.points[0]
+        sizes = [d.memory(m).size_bytes for m in ("sram", "flash", "nvm")]
+        rows.append(
+            {
+                "name": name, "arch": d.arch, "cpu_hz": point.clock_hz("cpu"), "active_w": point.active_w,
+                "sram_bytes": sizes[0], "flash_bytes": sizes[1], "nvm_bytes": sizes[2], "charge_j": d.store.usable_j,
+                "capacitance_f": d.store.capacitance_f, "description": d.description, "sources": dict(d.sources),
+            }
+        )  # fmt: skip
+        table.add_row(
+            name, d.arch, q(point.clock_hz("cpu"), "Hz"), q(point.active_w, "W"), *(q(s, "B") for s in sizes),
+            f"{q(d.store.usable_j, 'J')} at {q(d.store.capacitance_f, 'F')}", d.description,
+        )  # fmt: skip
+    _emit(rows, as_json, table)
+
+
+@app.command()
+def traces(as_json: Json = False) -> None:
+    """List the harvest traces that can be named."""
+    from jouleflow.trace.load import known_traces, load_trace
+    from jouleflow.units import format_quantity as q
+
+    table = Table("trace", "kind", "mean", "peak", "duration", "source")
+    rows = []
+    for name, path in known_traces().items():
+        t = load_trace(str(path))
+        rows.append(
+            {
+                "name": name, "synthetic": t.synthetic, "mean_w": t.mean, "max_w": float(t.value.max()),
+                "duration_s": t.duration_s, "samples": int(t.value.size), "source": t.source,
+            }
+        )  # fmt: skip
+        kind = "[yellow]synthetic[/]" if t.synthetic else "recorded"
+        table.add_row(name, kind, q(t.mean, "W"), q(float(t.value.max()), "W"), q(t.duration_s, "s"), t.source[:60])
+    _emit(rows, as_json, table)
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A float .onnx file.")],
+    calibration: Annotated[Path, typer.Option(help=".npz with one float array of typical inputs, (n, c, h, w).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the int8 .onnx.")] = Path("model_int8.onnx"),
+    as_json: Json = False,
+) -> None:
+    """Make a float ONNX model int8 (static quantisation with a calibration set)."""
+    from jouleflow.graph.load import load_model
+    from jouleflow.graph.quantize import load_calibration, quantize_model
+
+    path = quantize_model(model, load_calibration(calibration), output)
+    m = load_model(path)
+    table = Table("int8 model", "layers", "MACs", "weights")
+    table.add_row(str(path), str(len(m.layers)), f"{m.macs:,}", f"{m.weight_bytes:,} B")
+    _emit({"output": str(path), "layers": len(m.layers), "macs": m.macs, "weight_bytes": m.weight_bytes}, as_json, table)
+
+
+@app.command()
+def plan(
+    model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", sram: Sram = None,
+    capacitor: Capacitor = None, seed: Seed = 0, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Plan a model for a board and a harvest: tiles, what stays in SRAM, commits, predicted latency and energy."""
+    from dataclasses import asdict
+
+    from jouleflow.firmware.emulate import layer_table
+    from jouleflow.report.text import layers_table
+
+    p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", seed)
+    rows = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
+    _emit({"plan": asdict(p.plan), "layers": [asdict(r) for r in rows]}, as_json, layers_table(rows, out.width))
+    if not as_json:
+        e, c = p.plan.estimate, p.plan.certificate
+        out.print(
+            f"{len(p.plan.commits)} commits, arena {p.plan.arena_bytes} B, NVM {p.plan.nvm_bytes} B; predicted (mean power) "
+            f"{e.latency_s:.3g} s and {e.energy_j * 1e3:.3g} mJ an inference; dearest hyper-tile {c.worst_hyper_tile_j * 1e3:.3g} mJ "
+            f"of {c.charge_j * 1e3:.3g} mJ a charge"
+        )
+
+
+def _prepare(
+    model: Path, system: str, harvest: str, planner: str, sram: str | None, capacitor: str | None, duration: str, seed: int
+) -> Any:
+    from jouleflow.flow import prepare
+
+    with err.status("") as status:
+        return prepare(
+            model, system, harvest, planner=planner, sram_bytes=_bytes(sram), capacitance_f=_quantity(capacitor, "F"),
+            duration_s=_quantity(duration, "s") or 1.0, seed=seed, note=lambda text: status.update(text),
+        )  # fmt: skip
+
+
+@app.command()
+def build(
+    model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", sram: Sram = None,
+    capacitor: Capacitor = None, output: Out = Path("jouleflow-out/firmware"), as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write the firmware: C sources, a CMake project, the ELF, its map, and the per-layer table."""
+    from jouleflow.firmware.export import export_firmware
+    from jouleflow.flow import build as build_flow
+
+    p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", 0)
+    written = export_firmware(build_flow(p), p.profile, output)
+    table = Table("file", "what it is")
+    for name, what in written:
+        table.add_row(name, what)
+    _emit({"folder": str(output), "files": [name for name, _ in written]}, as_json, table)
+
+
+@app.command()
+def run(
+    model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", inputs: Inputs = None,
+    count: Count = 10, sram: Sram = None, capacitor: Capacitor = None, deadline: Deadline = None, seed: Seed = 0,
+    duration: Duration = "604800s", output: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("jouleflow-out/run"),
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run the real firmware on the emulated board, on harvested power, through every power failure."""
+    from jouleflow.cli.running import run_on_emulator
+
+    p = _prepare(model, system, harvest, planner, sram, capacitor, duration, seed)
+    _finish(run_on_emulator(p, inputs, count, _quantity(deadline, "s"), err), output, as_json)
+
+
+@app.command()
+def simulate(
+    model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", count: Count = 1000,
+    sram: Sram = None, capacitor: Capacitor = None, deadline: Deadline = None, seed: Seed = 0, duration: Duration = "86400s",
+    output: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("jouleflow-out/simulation"), as_json: Json = False,
+) -> None:  # fmt: skip
+    """The same without the emulator, for days of trace."""
+    from dataclasses import replace
+
+    from jouleflow.cli.running import revision
+    from jouleflow.firmware.emulate import layer_table
+    from jouleflow.sim.simulate import simulate as simulate_plan
+
+    p = _prepare(model, system, harvest, planner, sram, capacitor, duration, seed)
+    result = simulate_plan(p.lowered, p.plan, p.profile, p.device, p.scenario, count)
+    layers = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
+    _finish(replace(result, layers=layers, deadline_s=_quantity(deadline, "s"), revision=revision()), output, as_json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder that `run` or `simulate` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file; report.html in the folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the self-contained HTML page of a run."""
+    from jouleflow.record.store import load_run
+    from jouleflow.report.page import write_page
+
+    path = write_page(load_run(folder), output or folder / "report.html")
+    _emit({"page": str(path)}, as_json)
+    if not as_json:
+        out.print(f"page: {path}")
+
+
+@app.command()
+def demo(output: Annotated[Path, typer.Option("--out")] = Path("jouleflow-out/demo"), as_json: Json = False) -> None:
+    """Recognise handwritten digits on a batteryless board, through dozens of power failures."""
+    from importlib.resources import files
+
+    from jouleflow.cli.running import run_on_emulator
+
+    folder = Path(str(files("jouleflow") / "demo"))
+    p = _prepare(folder / "digits_int8.onnx", "riotee", "rf_walk", "tile", None, "100uF", "86400s", 0)
+    _finish(run_on_emulator(p, folder / "digits_test.npz", 20, None, err), output, as_json)
+
+
+def _finish(result: Any, folder: Path, as_json: bool) -> None:
+    from jouleflow.record.store import save_run
+    from jouleflow.report.page import write_page
+    from jouleflow.report.summary import summary
+    from jouleflow.report.text import print_run
+
+    save_run(result, folder)
+    page = write_page(result, folder / "report.html")
+    if as_json:
+        print(json.dumps({**summary(result), "folder": str(folder), "page": str(page)}, indent=1))
+    else:
+        print_run(result, out)
+        out.print(f"\npage: [bold]{page}[/]   data: {folder}")
+    if not result.complete:
+        err.print(f"[yellow]partial result[/]: {result.n_inferences} inferences were answered before the end")
+    if result.outputs_match_reference is False:
+        err.print("[red]the outputs differ from the reference[/]")
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point: turns our errors into one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except Infeasible as error:
+        err.print(f"[red]infeasible:[/] {error}", highlight=False)
+        sys.exit(1)
+    except JouleflowError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        err.print("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(2)
+        raise

@@ -1,0 +1,82 @@
+"""The one flow, in one place: model + board + trace -> profile -> plan -> firmware. The command line is a thin face on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jouleflow.device.device import Device
+from jouleflow.device.load import load_system
+from jouleflow.errors import InputError
+from jouleflow.firmware.build import Firmware, build_firmware
+from jouleflow.firmware.profiling import profile_by_emulation
+from jouleflow.graph.load import load_model
+from jouleflow.plan.lowering import Lowered, lower
+from jouleflow.plan.plan import Plan
+from jouleflow.plan.planner import draft_plan, finish_plan
+from jouleflow.profile.profile import Profile
+from jouleflow.record.run import Estimate
+from jouleflow.sim.simulate import predict
+from jouleflow.trace.load import load_trace
+from jouleflow.trace.trace import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before a run."""
+
+    lowered: Lowered
+    device: Device
+    scenario: Scenario
+    profile: Profile
+    plan: Plan
+
+
+def prepare(
+    model: str | Path,
+    system: str,
+    harvest: str,
+    *,
+    planner: str = "tile",
+    sram_bytes: int | None = None,
+    capacitance_f: float | None = None,
+    duration_s: float = 7 * 86400.0,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Loads, profiles by emulation, and plans. `note` hears what is being done.
+
+    Raises the errors of each stage: ModelError, DeviceError, TraceError, Infeasible.
+    """
+    if seed < 0:
+        raise InputError(f"--seed {seed} must be >= 0")
+    note("loading the model")
+    lowered = lower(load_model(model))
+    device = load_system(system).device
+    if capacitance_f is not None:
+        device = device.with_capacitance(capacitance_f)
+    scenario = Scenario(load_trace(harvest), duration_s, 0.0, seed)
+    note("cutting it into tiles")
+    draft = draft_plan(lowered, device, sram_bytes, planner)
+    note("profiling every tile on the emulated board")
+    profile = profile_by_emulation(lowered, draft.plan, device)
+    note("placing commits")
+    plan = finish_plan(lowered, draft, profile, device, scenario.harvest)
+    return Prepared(lowered, device, scenario, profile, plan)
+
+
+def predict_run(prepared: Prepared, n_inferences: int) -> Estimate:
+    """What simulation says of so many inferences on the scenario's own trace."""
+    p = prepared
+    return predict(p.lowered, p.plan, p.profile, p.device, p.scenario, n_inferences)
+
+
+def build(prepared: Prepared) -> Firmware:
+    """The firmware of the plan, for the emulated board."""
+    return build_firmware(prepared.lowered, prepared.plan, prepared.device)
+
+
+def with_estimate(prepared: Prepared, estimate: Estimate) -> Prepared:
+    """The same with a refined estimate in the plan."""
+    return replace(prepared, plan=replace(prepared.plan, estimate=estimate))
