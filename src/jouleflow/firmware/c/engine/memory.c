@@ -1,4 +1,5 @@
-/* The memory functions that a compiler may call; without them it would bring its own slow ones. */
+/* The memory functions that a compiler may call; without them it would bring its own slow ones.
+ * Built freestanding, so that the loops below are not themselves turned into such calls. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -6,7 +7,7 @@ void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memset(void *to, int value, size_t n);
 void *memmove(void *to, const void *from, size_t n);
 
-__attribute__((no_builtin)) void *memcpy(void *restrict to, const void *restrict from, size_t n)
+void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
     uint8_t *t = to;
     const uint8_t *f = from;
@@ -17,7 +18,7 @@ __attribute__((no_builtin)) void *memcpy(void *restrict to, const void *restrict
     return to;
 }
 
-__attribute__((no_builtin)) void *memmove(void *to, const void *from, size_t n)
+void *memmove(void *to, const void *from, size_t n)
 {
     uint8_t *t = to;
     const uint8_t *f = from;
@@ -29,7 +30,7 @@ __attribute__((no_builtin)) void *memmove(void *to, const void *from, size_t n)
     return to;
 }
 
-__attribute__((no_builtin)) void *memset(void *to, int value, size_t n)
+void *memset(void *to, int value, size_t n)
 {
     uint8_t *t = to;
     while (n--) *t++ = (uint8_t)value;

@@ -16,7 +16,7 @@ static inline uint32_t load4(const int8_t *p)
 }
 
 #define EVEN(w) __sxtb16(w)
-#define ODD(w) __sxtb16(__ror((w), 8))
+#define ODD(w) __sxtb16((w) >> 8 | (w) << 24)
 
 /* int8 to patch order; n is rounded up to a multiple of 4. Returns the end of the patch. */
 static inline int16_t *widen(int16_t *to, const int8_t *from, int32_t n)
@@ -43,7 +43,7 @@ static inline void dot_2x2(const int8_t *weights, const int16_t *a, const int16_
     const uint32_t *w = (const uint32_t *)(const void *)weights;
     const uint32_t *pa = (const uint32_t *)(const void *)a, *pb = (const uint32_t *)(const void *)b;
     int32_t a0 = acc[0], a1 = acc[1], b0 = acc[2], b1 = acc[3];
-#pragma clang loop unroll_count(4)
+#pragma GCC unroll 4
     for (; n > 0; n -= 4) {
         uint32_t w0 = w[0], w1 = w[1], xa = pa[0], ya = pa[1], xb = pb[0], yb = pb[1];
         w += 2, pa += 2, pb += 2;
@@ -65,7 +65,7 @@ static inline void dot_1x2(const int8_t *weights, const int16_t *a, int32_t n, i
     const uint32_t *w = (const uint32_t *)(const void *)weights;
     const uint32_t *pa = (const uint32_t *)(const void *)a;
     int32_t a0 = acc[0], a1 = acc[1];
-#pragma clang loop unroll_count(4)
+#pragma GCC unroll 4
     for (; n > 0; n -= 4) {
         uint32_t w0 = w[0], w1 = w[1], xa = pa[0], ya = pa[1];
         w += 2, pa += 2;
