@@ -1,6 +1,6 @@
 """Crash safety of the MLPerf Tiny firmwares: cuts at every NVM byte, nested cuts, random kills, write-after-read checks.
 
-    python benchmarks/crash_safety.py [model ...] [--cuts 20000] [--kills 1000] [--nested 1000]
+python benchmarks/crash_safety.py [model ...] [--cuts 20000] [--kills 1000] [--nested 1000]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The crash tests must catch every planted mistake; the unchanged firmware must pass the same tests.
 
-    python benchmarks/mutations.py [--cuts 400]
+python benchmarks/mutations.py [--cuts 400]
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main() -> None:
             bench = CrashBench(build_firmware(built.lowered, built.firmware.plan, built.device, c), x)
             cuts, foreign = cut_everywhere(bench, a.cuts), boot_on_foreign_memory(bench, others, 60)
         caught = not (cuts.clean and foreign.clean)
-        rows.append({"mutation": mutation.name, "caught": caught, "cuts": asdict(cuts), "foreign_memory": asdict(foreign)})
+        rows.append(
+            {"mutation": mutation.name, "caught": caught, "cuts": asdict(cuts), "foreign_memory": asdict(foreign)}
+        )
         print(rows[-1])
     write_json("mutations", rows)
     missed = [r["mutation"] for r in rows if r["caught"] == (r["mutation"] == "none")]

@@ -65,7 +65,9 @@ class Built:
     firmware: Firmware
 
 
-def build(path: Path, board: str, trace: str, sram_bytes: int | None = None, capacitance_f: float | None = None) -> Built:
+def build(
+    path: Path, board: str, trace: str, sram_bytes: int | None = None, capacitance_f: float | None = None
+) -> Built:
     """Plans and builds a model for a board and a recorded trace (by name), or a bundled one."""
     model = load_model(path)
     lowered = lower(model)

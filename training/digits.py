@@ -85,7 +85,15 @@ def main() -> None:
     print(f"float accuracy on {N_TEST} held-out digits: {accuracy:.1%}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.onnx"
-        torch.onnx.export(net, (torch.tensor(x[:1]),), path, input_names=["image"], output_names=["digit"], opset_version=17, dynamo=False)
+        torch.onnx.export(
+            net,
+            (torch.tensor(x[:1]),),
+            path,
+            input_names=["image"],
+            output_names=["digit"],
+            opset_version=17,
+            dynamo=False,
+        )
         quantize_model(path, x[train][:200], DEMO / "digits_int8.onnx")
     model = load_model(DEMO / "digits_int8.onnx")
     q = model.tensors[model.inputs[0]].quantisation

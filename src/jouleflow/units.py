@@ -30,7 +30,9 @@ def parse_quantity(text: str, unit: str) -> float:
     if suffix == "":
         prefix = ""
     if prefix is None or prefix not in prefixes:
-        raise InputError(f"{text!r}: unit {suffix!r} is not {unit} with a prefix ({', '.join(p for p in prefixes if p)}): write for example {example}")
+        raise InputError(
+            f"{text!r}: unit {suffix!r} is not {unit} with a prefix ({', '.join(p for p in prefixes if p)}): write for example {example}"
+        )
     try:
         value = float(number) * prefixes[prefix]
     except ValueError as error:
@@ -54,4 +56,8 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
             if unit == "s" and size > 1:
                 break  # nobody says kiloseconds
             return f"{value / size:.{digits}g} {prefix}{unit}"
-    return f"{value:.{max(digits, len(str(int(abs(value)))))}g} {unit}" if abs(value) >= 1 else f"{value / 1e-12:.{digits}g} p{unit}"
+    return (
+        f"{value:.{max(digits, len(str(int(abs(value)))))}g} {unit}"
+        if abs(value) >= 1
+        else f"{value / 1e-12:.{digits}g} p{unit}"
+    )

@@ -24,7 +24,13 @@ class Builder:
             np.array([self.random.uniform(0.02, 0.2)], np.float32), np.array([self.random.integers(-40, 40)], np.int32)
         )
 
-    def tensor(self, shape: tuple[int, ...], quantisation: g.Quantisation | None = None, data: np.ndarray | None = None, dtype: str = "int8") -> int:
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        quantisation: g.Quantisation | None = None,
+        data: np.ndarray | None = None,
+        dtype: str = "int8",
+    ) -> int:
         self.tensors.append(g.Tensor(f"t{len(self.tensors)}", shape, dtype, quantisation, data))
         return len(self.tensors) - 1
 
@@ -32,17 +38,37 @@ class Builder:
     def shape(self) -> tuple[int, ...]:
         return self.tensors[self.at].shape
 
-    def layer(self, op: str, inputs: tuple[int, ...], shape: tuple[int, ...], attributes: g.Attributes, q: g.Quantisation | None = None, macs: int = 0) -> int:
+    def layer(
+        self,
+        op: str,
+        inputs: tuple[int, ...],
+        shape: tuple[int, ...],
+        attributes: g.Attributes,
+        q: g.Quantisation | None = None,
+        macs: int = 0,
+    ) -> int:
         out = self.tensor(shape, q or self.quantisation())
         self.layers.append(g.Layer(f"{op} {len(self.layers)}", op, inputs, (out,), attributes, macs))
         self.at = out
         return out
 
-    def conv(self, n_out: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1), groups: int = 1, padding: str = "same", relu: bool = False, zero: int = 0) -> int:
+    def conv(
+        self,
+        n_out: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        padding: str = "same",
+        relu: bool = False,
+        zero: int = 0,
+    ) -> int:
         _, rows, cols, depth = self.shape
         pads = (0, 0, 0, 0)
         if padding == "same":
-            pads = same_padding(rows, kernel[0], stride[0], dilation[0]) + same_padding(cols, kernel[1], stride[1], dilation[1])
+            pads = same_padding(rows, kernel[0], stride[0], dilation[0]) + same_padding(
+                cols, kernel[1], stride[1], dilation[1]
+            )
         out_rows = (rows + pads[0] + pads[1] - (kernel[0] - 1) * dilation[0] - 1) // stride[0] + 1
         out_cols = (cols + pads[2] + pads[3] - (kernel[1] - 1) * dilation[1] - 1) // stride[1] + 1
         w_shape = (n_out, *kernel, depth // groups)
@@ -51,11 +77,15 @@ class Builder:
         zeros = np.full(scale.size, zero, np.int32)
         w = self.tensor(w_shape, g.Quantisation(scale, zeros, 0 if scale.size > 1 else None), data)
         b = self.tensor((n_out,), None, self.random.integers(-3000, 3000, n_out).astype(np.int32), "int32")
-        q = g.Quantisation(np.array([prod(w_shape[1:]) ** 0.5 * 0.06], np.float32), np.array([self.random.integers(-30, 30)], np.int32))
+        q = g.Quantisation(
+            np.array([prod(w_shape[1:]) ** 0.5 * 0.06], np.float32), np.array([self.random.integers(-30, 30)], np.int32)
+        )
         low = int(q.zero_point[0]) if relu else -128
         op = "depthwise_conv2d" if groups == depth and groups > 1 else "conv2d"
         a = g.Conv2D(kernel, stride, pads, dilation, groups, low, 127)
-        return self.layer(op, (self.at, w, b), (1, out_rows, out_cols, n_out), a, q, out_rows * out_cols * n_out * prod(w_shape[1:]))
+        return self.layer(
+            op, (self.at, w, b), (1, out_rows, out_cols, n_out), a, q, out_rows * out_cols * n_out * prod(w_shape[1:])
+        )
 
     def dense(self, n_out: int) -> int:
         n_in = prod(self.shape)
@@ -66,7 +96,13 @@ class Builder:
         return self.layer("dense", (self.at, w, b), (1, n_out), g.Dense(-128, 127), q, data.size)
 
     def elementwise(self, op: str, a: int, b: int) -> int:
-        return self.layer(op, (a, b), self.tensors[a].shape, g.Elementwise(-120, 120), g.Quantisation(np.array([0.3], np.float32), np.array([-3], np.int32)))
+        return self.layer(
+            op,
+            (a, b),
+            self.tensors[a].shape,
+            g.Elementwise(-120, 120),
+            g.Quantisation(np.array([0.3], np.float32), np.array([-3], np.int32)),
+        )
 
     def same_scale(self, op: str, shape: tuple[int, ...], attributes: g.Attributes) -> int:
         return self.layer(op, (self.at,), shape, attributes, self.tensors[self.at].quantisation)
@@ -92,14 +128,24 @@ def _residual() -> g.Model:
 def _product() -> g.Model:
     b = Builder((6, 5, 4), 3)
     x = b.conv(4, (1, 1))
-    b.layer("logistic", (x,), b.shape, g.Logistic(), g.Quantisation(np.array([1 / 256], np.float32), np.array([-128], np.int32)))
+    b.layer(
+        "logistic",
+        (x,),
+        b.shape,
+        g.Logistic(),
+        g.Quantisation(np.array([1 / 256], np.float32), np.array([-128], np.int32)),
+    )
     b.elementwise("mul", x, b.at)
     return b.model()
 
 
 def _with_constant(op: str) -> g.Model:
     b = Builder((6, 5, 4), 4)
-    c = b.tensor((1, 1, 1, 4), g.Quantisation(np.array([0.1], np.float32), np.array([2], np.int32)), b.random.integers(-128, 128, (1, 1, 1, 4)).astype(np.int8))
+    c = b.tensor(
+        (1, 1, 1, 4),
+        g.Quantisation(np.array([0.1], np.float32), np.array([2], np.int32)),
+        b.random.integers(-128, 128, (1, 1, 1, 4)).astype(np.int8),
+    )
     b.elementwise(op, 0, c)
     return b.model()
 
@@ -115,7 +161,13 @@ def _global_average() -> g.Model:
     b.same_scale("avg_pool", (1, 1, 1, 7), g.Pool2D((6, 6), (1, 1), (0, 0, 0, 0), -128, 127))
     b.same_scale("reshape", (1, 7), g.Reshape())
     b.dense(10)
-    b.layer("softmax", (b.at,), (1, 10), g.Softmax(1.0), g.Quantisation(np.array([1 / 256], np.float32), np.array([-128], np.int32)))
+    b.layer(
+        "softmax",
+        (b.at,),
+        (1, 10),
+        g.Softmax(1.0),
+        g.Quantisation(np.array([1 / 256], np.float32), np.array([-128], np.int32)),
+    )
     return b.model()
 
 

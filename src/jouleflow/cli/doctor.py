@@ -38,7 +38,9 @@ PACKAGES = (
 def examine() -> list[Capability]:
     """Every capability, present or not."""
     found = [
-        Capability("Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11", True)
+        Capability(
+            "Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11", True
+        )
     ]
     for name, package, remedy, needed in PACKAGES:
         try:
@@ -70,5 +72,9 @@ def _recorded_data() -> Capability:
 
     n = len(known_traces())
     return Capability(
-        "recorded traces", n > 3, f"{n} traces known", "optional: set JOULEFLOW_DATA to a folder with harvest/*.csv.gz", False
+        "recorded traces",
+        n > 3,
+        f"{n} traces known",
+        "optional: set JOULEFLOW_DATA to a folder with harvest/*.csv.gz",
+        False,
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jouleflow.errors import Infeasible, JouleflowError
@@ -27,7 +28,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random (lost memory,
 Duration = Annotated[str, typer.Option(help="Longest time in the world, e.g. 86400s.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 ModelFile = Annotated[Path, typer.Argument(help="An int8 .tflite or int8 QDQ .onnx file.")]
-Inputs = Annotated[Path | None, typer.Option("--input", help=".npz with one array, inferences first; random ones if left out.")]
+Inputs = Annotated[
+    Path | None, typer.Option("--input", help=".npz with one array, inferences first; random ones if left out.")
+]
 Count = Annotated[int, typer.Option("-n", "--count", help="Inferences, at most as many as the input holds.")]
 
 
@@ -118,7 +121,9 @@ def traces(as_json: Json = False) -> None:
 def quantize(
     model: Annotated[Path, typer.Argument(help="A float .onnx file.")],
     calibration: Annotated[Path, typer.Option(help=".npz with one float array of typical inputs, (n, c, h, w).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the int8 .onnx.")] = Path("model_int8.onnx"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the int8 .onnx.")] = Path(
+        "model_int8.onnx"
+    ),
     as_json: Json = False,
 ) -> None:
     """Make a float ONNX model int8 (static quantisation with a calibration set)."""
@@ -129,7 +134,9 @@ def quantize(
     m = load_model(path)
     table = Table("int8 model", "layers", "MACs", "weights")
     table.add_row(str(path), str(len(m.layers)), f"{m.macs:,}", f"{m.weight_bytes:,} B")
-    _emit({"output": str(path), "layers": len(m.layers), "macs": m.macs, "weight_bytes": m.weight_bytes}, as_json, table)
+    _emit(
+        {"output": str(path), "layers": len(m.layers), "macs": m.macs, "weight_bytes": m.weight_bytes}, as_json, table
+    )
 
 
 @app.command()
@@ -156,7 +163,14 @@ def plan(
 
 
 def _prepare(
-    model: Path, system: str, harvest: str, planner: str, sram: str | None, capacitor: str | None, duration: str, seed: int
+    model: Path,
+    system: str,
+    harvest: str,
+    planner: str,
+    sram: str | None,
+    capacitor: str | None,
+    duration: str,
+    seed: int,
 ) -> Any:
     from jouleflow.flow import prepare
 
@@ -220,7 +234,9 @@ def simulate(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `run` or `simulate` wrote.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The HTML file; report.html in the folder by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The HTML file; report.html in the folder by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the self-contained HTML page of a run."""
@@ -268,23 +284,10 @@ def _finish(result: Any, folder: Path, as_json: bool) -> None:
 def main() -> None:
     """The entry point: turns our errors into one line and an exit code."""
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        app()
     except Infeasible as error:
-        err.print(f"[red]infeasible:[/] {error}", highlight=False)
+        err.print(f"[red]infeasible:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except JouleflowError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        err.print("interrupted")
-        sys.exit(130)
-    except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(2)
-        raise

@@ -93,7 +93,7 @@ class Store:
 
     def __post_init__(self) -> None:
         _require(0 < self.capacitance_f < 1000, f"capacitance_f={self.capacitance_f} must be in (0, 1000)")
-        _require(0 < self.off_v, f"off_v={self.off_v} must be > 0")
+        _require(self.off_v > 0, f"off_v={self.off_v} must be > 0")
         _require(self.off_v < self.on_v, f"on_v={self.on_v} must exceed off_v={self.off_v}: raise on_v")
         _require(self.on_v <= self.max_v, f"max_v={self.max_v} must be at least on_v={self.on_v}: raise max_v")
         _require_not_negative("store", leak_w=self.leak_w)

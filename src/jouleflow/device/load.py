@@ -91,7 +91,9 @@ def load_system(name_or_path: str) -> System:
         text, name = path.read_text(errors="replace"), path.name
     else:
         if name_or_path not in known_systems():
-            raise DeviceError(f"unknown board {name_or_path!r}: {near_matches(name_or_path, known_systems())}; or give a .toml file")
+            raise DeviceError(
+                f"unknown board {name_or_path!r}: {near_matches(name_or_path, known_systems())}; or give a .toml file"
+            )
         name = f"{name_or_path}.toml"
         text = (files("jouleflow") / "device" / "data" / name).read_text()
     try:

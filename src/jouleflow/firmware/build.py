@@ -15,11 +15,11 @@ from elftools.elf.elffile import ELFFile
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
 from jouleflow.firmware.codegen import generate
-from jouleflow.supply.native import cache_dir, cached
 from jouleflow.firmware.cores import Core, core_of
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.plan.plan import Plan
+from jouleflow.supply.native import cache_dir, cached
 
 FLASH_BASE, SRAM_BASE = 0x0, 0x20000000
 WARNINGS = ("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror")
@@ -140,5 +140,3 @@ def _sizes(elf: Path) -> tuple[int, int, int]:
         symbols = {s.name: s["st_value"] for s in image.get_section_by_name(".symtab").iter_symbols()}
         arena = image.get_section_by_name(".arena")
         return symbols["flash_end"] - FLASH_BASE, symbols["sram_end"] - SRAM_BASE, arena["sh_size"] if arena else 0
-
-

@@ -42,13 +42,13 @@ def generate(lowered: Lowered, plan: Plan) -> str:
     commits = ", ".join(f"{{{step}u, {tile}u}}" for step, tile in plan.commits)
     body.append(f"static const struct at commits[] = {{{commits}}};")
     body.append(f"static uint32_t persisted[{len(buffers)}];")
-    body.append(
-        f'__attribute__((section(".arena"), aligned(8))) static int8_t arena[{max(plan.arena_bytes, 8)}];'
-    )
+    body.append(f'__attribute__((section(".arena"), aligned(8))) static int8_t arena[{max(plan.arena_bytes, 8)}];')
     source = "\n".join(body)
     output = lowered.output_buffer
     hash_words = fingerprint(source)
-    return source + f"""
+    return (
+        source
+        + f"""
 extern const struct network network;
 const struct network network = {{
     .ops = ops, .buffers = buffers, .live = live, .commits = commits, .persisted = persisted, .arena = arena,
@@ -58,6 +58,7 @@ const struct network network = {{
     .hash = {{0x{hash_words[0]:08x}u, 0x{hash_words[1]:08x}u}},
 }};
 """
+    )
 
 
 def fingerprint(source: str) -> tuple[int, int]:

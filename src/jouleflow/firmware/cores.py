@@ -24,8 +24,12 @@ CORES = {
     core.name: core
     for core in (
         Core("cortex-m4", "thumb-freestanding-eabihf", "cortex_m4+vfp4d16sp", "dsp", "core_fpu.c", "CORTEX_M4"),
-        Core("cortex-m33", "thumb-freestanding-eabihf", "cortex_m33+dsp+fp_armv8d16sp", "dsp", "core_fpu.c", "CORTEX_M33"),
-        Core("cortex-m0plus", "thumb-freestanding-eabi", "cortex_m0plus", "portable", "core_plain.c", "CORTEX_M0", True),
+        Core(
+            "cortex-m33", "thumb-freestanding-eabihf", "cortex_m33+dsp+fp_armv8d16sp", "dsp", "core_fpu.c", "CORTEX_M33"
+        ),
+        Core(
+            "cortex-m0plus", "thumb-freestanding-eabi", "cortex_m0plus", "portable", "core_plain.c", "CORTEX_M0", True
+        ),
     )
 }
 

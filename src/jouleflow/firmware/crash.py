@@ -59,9 +59,7 @@ class CrashBench:
     """One machine, booted again and again on chosen memories. Continuous power: the failures are ours."""
 
     def __init__(self, firmware: Firmware, one_input: Int8, seed: int = 0, max_journal: int = 4 << 20) -> None:
-        self.machine = Machine(
-            firmware, one_input.reshape(1, -1), seed=seed, journal_bytes=max_journal, checks=True
-        )
+        self.machine = Machine(firmware, one_input.reshape(1, -1), seed=seed, journal_bytes=max_journal, checks=True)
         self.random = np.random.default_rng(seed)
         self.blank = self.machine.nvm.copy()
         self.hazards = 0
@@ -120,7 +118,7 @@ class CrashBench:
         return nvm
 
     def verdict(self, nvm: UInt8, sram: str = "random", commits_done: int = 0) -> str:
-        """"right", "wrong", "stuck", "fault" or "regressed" for a boot on this memory, which holds so many commits."""
+        """ "right", "wrong", "stuck", "fault" or "regressed" for a boot on this memory, which holds so many commits."""
         self.boot(nvm, sram)
         try:
             if self.run() != STOP_DONE:
@@ -135,7 +133,9 @@ class CrashBench:
 
 def _count(verdicts: Iterable[str]) -> CrashResult:
     seen = list(verdicts)
-    return CrashResult(len(seen), seen.count("wrong"), seen.count("stuck"), seen.count("fault"), seen.count("regressed"))
+    return CrashResult(
+        len(seen), seen.count("wrong"), seen.count("stuck"), seen.count("fault"), seen.count("regressed")
+    )
 
 
 def cut_everywhere(

@@ -239,7 +239,9 @@ def _voltage(events: Events, start_v: float) -> tuple[NDArray[np.float64], NDArr
     time, volts = events.time_s + events.duration_s, events.voltage_v
     if time.size > 20_000:
         turning = np.flatnonzero(np.isin(events.kind, [EVENT_KINDS.index("charge"), EVENT_KINDS.index("boot")]))
-        keep = np.unique(np.concatenate([turning, np.maximum(turning - 1, 0), np.arange(0, time.size, time.size // 10_000)]))
+        keep = np.unique(
+            np.concatenate([turning, np.maximum(turning - 1, 0), np.arange(0, time.size, time.size // 10_000)])
+        )
         time, volts = time[keep], volts[keep]
     return np.concatenate([[0.0], time]), np.concatenate([[start_v], volts])
 

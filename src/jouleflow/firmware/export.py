@@ -97,7 +97,11 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
         "plan.json": (json.dumps(asdict(plan), indent=1), "the plan"),
         "README.md": (
             README.format(
-                flash=firmware.flash_bytes, sram=firmware.sram_bytes, arena=plan.arena_bytes, nvm=plan.nvm_bytes, device=device.name
+                flash=firmware.flash_bytes,
+                sram=firmware.sram_bytes,
+                arena=plan.arena_bytes,
+                nvm=plan.nvm_bytes,
+                device=device.name,
             ),
             "what this folder is",
         ),

@@ -327,7 +327,9 @@ class Machine:
             self.pc = at | 1
         elif m.stop == STOP_FAIL:
             code = int(m.fail_code)
-            raise EmulationError(f"the firmware failed with code {code if code < 2**31 else code - 2**32}: {FAIL_TEXT.get(code, 'an engine error')}")
+            raise EmulationError(
+                f"the firmware failed with code {code if code < 2**31 else code - 2**32}: {FAIL_TEXT.get(code, 'an engine error')}"
+            )
         return int(m.stop)
 
     def _settle_dying(self) -> None:

@@ -66,6 +66,8 @@ def mutated_c(mutation: Mutation, folder: Path) -> Path:
     path = target / mutation.file
     text = path.read_text()
     if text.count(mutation.old) != 1:
-        raise JouleflowError(f"mutation {mutation.name!r}: its text stands {text.count(mutation.old)} times in {mutation.file}")
+        raise JouleflowError(
+            f"mutation {mutation.name!r}: its text stands {text.count(mutation.old)} times in {mutation.file}"
+        )
     path.write_text(text.replace(mutation.old, mutation.new))
     return target

@@ -33,7 +33,9 @@ def check_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
         if side <= 0:
             raise ModelError(f"tensor {name!r} has shape {sides}: every side must be > 0; export with fixed shapes")
     if prod(sides) > MAX_ELEMENTS:
-        raise ModelError(f"tensor {name!r} has shape {sides}, {prod(sides)} elements: at most {MAX_ELEMENTS} are allowed")
+        raise ModelError(
+            f"tensor {name!r} has shape {sides}, {prod(sides)} elements: at most {MAX_ELEMENTS} are allowed"
+        )
     return sides
 
 
@@ -47,16 +49,22 @@ def check_quantisation(name: str, shape: Sequence[int], dtype: str, q: Quantisat
         raise ModelError(f"tensor {name!r} has {scale.size} scales and {zero.size} zero points: they must be as many")
     bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if bad.size:
-        raise ModelError(f"tensor {name!r} has scale {scale[bad[0]]}: it must be finite and > 0; quantise the model again")
+        raise ModelError(
+            f"tensor {name!r} has scale {scale[bad[0]]}: it must be finite and > 0; quantise the model again"
+        )
     if dtype in ZERO_POINT_RANGE:
         low, high = ZERO_POINT_RANGE[dtype]
         outside = np.flatnonzero((zero < low) | (zero > high))
         if outside.size:
-            raise ModelError(f"tensor {name!r} ({dtype}) has zero point {zero[outside[0]]}: it must be in [{low}, {high}]")
+            raise ModelError(
+                f"tensor {name!r} ({dtype}) has zero point {zero[outside[0]]}: it must be in [{low}, {high}]"
+            )
     if scale.size > 1:
         axis = q.axis
         if axis is None or not 0 <= axis < len(shape) or shape[axis] != scale.size:
-            raise ModelError(f"tensor {name!r} {tuple(shape)} has {scale.size} scales along axis {axis}: they must match a side")
+            raise ModelError(
+                f"tensor {name!r} {tuple(shape)} has {scale.size} scales along axis {axis}: they must match a side"
+            )
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -109,7 +117,9 @@ def check_model(model: Model) -> Model:
         check_indices((*layer.inputs, *layer.outputs), f"layer {layer.name!r}")
         for i in layer.inputs:
             if i not in defined:
-                raise ModelError(f"layer {layer.name!r} reads {model.tensors[i].name!r} before anything writes it (a cycle?)")
+                raise ModelError(
+                    f"layer {layer.name!r} reads {model.tensors[i].name!r} before anything writes it (a cycle?)"
+                )
         for i in layer.outputs:
             if i in defined:
                 raise ModelError(f"layer {layer.name!r} writes {model.tensors[i].name!r}, which is written already")
@@ -119,7 +129,9 @@ def check_model(model: Model) -> Model:
             raise ModelError(f"the output {model.tensors[i].name!r} is never written")
     for t in model.tensors:
         if not t.constant and t.size_bytes > MAX_ACTIVATION_BYTES:
-            raise ModelError(f"activation {t.name!r} {t.shape} has {t.size_bytes} bytes: at most {MAX_ACTIVATION_BYTES} are allowed")
+            raise ModelError(
+                f"activation {t.name!r} {t.shape} has {t.size_bytes} bytes: at most {MAX_ACTIVATION_BYTES} are allowed"
+            )
     if model.quantised:
         for layer in model.layers:
             _check_layer(model, layer.name, layer.op, layer)

@@ -28,9 +28,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     return (multiplier, shift) if shift <= 30 else (INT32_MAX, 30)
 
 
-def saturating_rounding_doubling_high_mul(
-    a: NDArray[np.integer], b: NDArray[np.integer] | int
-) -> NDArray[np.int64]:
+def saturating_rounding_doubling_high_mul(a: NDArray[np.integer], b: NDArray[np.integer] | int) -> NDArray[np.int64]:
     """High half of 2ab, rounded to nearest. Shapes broadcast; values are int32 in int64."""
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
     return np.minimum((product + (1 << 30)) >> 31, INT32_MAX)

@@ -62,7 +62,10 @@ def _attribute_tensors(attribute: AttributeProto, depth: int) -> Iterator[Tensor
     if attribute.HasField("t"):
         yield attribute.t
     yield from attribute.tensors
-    for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors):
+    for sparse in (
+        *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+        *attribute.sparse_tensors,
+    ):
         yield sparse.values
         yield sparse.indices
     for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -72,27 +75,37 @@ def _attribute_tensors(attribute: AttributeProto, depth: int) -> Iterator[Tensor
 def _check_tensor(tensor: TensorProto, file_bytes: int, name: str) -> None:
     dims = [int(d) for d in tensor.dims]
     if len(dims) > 8 or any(d < 0 for d in dims) or prod(dims) > MAX_ELEMENTS:
-        raise ModelError(f"{name}: tensor {tensor.name[:80]!r} has dims {dims[:9]}: sides >= 0 and at most {MAX_ELEMENTS} elements")
+        raise ModelError(
+            f"{name}: tensor {tensor.name[:80]!r} has dims {dims[:9]}: sides >= 0 and at most {MAX_ELEMENTS} elements"
+        )
     if tensor.data_type not in helper.get_all_tensor_dtypes():
         raise ModelError(f"{name}: tensor {tensor.name[:80]!r} has unknown type {tensor.data_type}")
     if tensor.data_type == TensorProto.STRING:
         raise ModelError(f"{name}: tensor {tensor.name[:80]!r} holds strings: not supported")
     external = tensor.data_location == TensorProto.EXTERNAL
     if not external and prod(dims) > 8 * file_bytes:
-        raise ModelError(f"{name}: tensor {tensor.name[:80]!r} claims {prod(dims)} elements in a file of {file_bytes} bytes: damaged")
+        raise ModelError(
+            f"{name}: tensor {tensor.name[:80]!r} claims {prod(dims)} elements in a file of {file_bytes} bytes: damaged"
+        )
 
 
 def _check_order(graph: GraphProto, name: str) -> None:
     written = {i.name for i in graph.initializer} | {i.name for i in graph.input}
     for node in graph.node:
         if node.domain not in DOMAINS:
-            raise ModelError(f"{name}: node {node.name[:80]!r} is of custom domain {node.domain[:80]!r}: only standard operators run")
+            raise ModelError(
+                f"{name}: node {node.name[:80]!r} is of custom domain {node.domain[:80]!r}: only standard operators run"
+            )
         for value in node.input:
             if value and value not in written:
-                raise ModelError(f"{name}: node {node.name[:80]!r} ({node.op_type[:40]}) reads {value[:80]!r} before it is written (a cycle?)")
+                raise ModelError(
+                    f"{name}: node {node.name[:80]!r} ({node.op_type[:40]}) reads {value[:80]!r} before it is written (a cycle?)"
+                )
         for value in node.output:
             if value in written:
-                raise ModelError(f"{name}: {value[:80]!r} is written twice: the graph must be in single-assignment form")
+                raise ModelError(
+                    f"{name}: {value[:80]!r} is written twice: the graph must be in single-assignment form"
+                )
             if value:
                 written.add(value)
 
@@ -105,8 +118,17 @@ def external_bytes(tensor: TensorProto, folder: Path) -> bytes:
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     parts = location.split("/")
-    if not location or location.startswith("/") or "\\" in location or "\0" in location or ".." in parts or ":" in location:
-        raise ModelError(f"external data {location[:80]!r} of {tensor.name[:80]!r} must be a plain relative path in the model's folder")
+    if (
+        not location
+        or location.startswith("/")
+        or "\\" in location
+        or "\0" in location
+        or ".." in parts
+        or ":" in location
+    ):
+        raise ModelError(
+            f"external data {location[:80]!r} of {tensor.name[:80]!r} must be a plain relative path in the model's folder"
+        )
     try:
         offset, length = int(entries.get("offset", "0")), int(entries.get("length", "-1"))
     except ValueError as error:
@@ -118,15 +140,21 @@ def external_bytes(tensor: TensorProto, folder: Path) -> bytes:
             try:
                 inner = os.open(part, flags, dir_fd=handle)
             except OSError as error:
-                raise ModelError(f"external data {location[:80]!r} cannot be opened beneath the model's folder (a link, or absent)") from error
+                raise ModelError(
+                    f"external data {location[:80]!r} cannot be opened beneath the model's folder (a link, or absent)"
+                ) from error
             os.close(handle)
             handle = inner
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise ModelError(f"external data {location[:80]!r} must be a regular file with one name (hard links are refused)")
+            raise ModelError(
+                f"external data {location[:80]!r} must be a regular file with one name (hard links are refused)"
+            )
         length = status.st_size - offset if length < 0 else length
         if offset < 0 or length < 0 or offset + length > status.st_size or length > MAX_FILE_BYTES:
-            raise ModelError(f"external data {location[:80]!r}: bytes {offset} to {offset + length} are outside its {status.st_size}")
+            raise ModelError(
+                f"external data {location[:80]!r}: bytes {offset} to {offset + length} are outside its {status.st_size}"
+            )
         return os.pread(handle, length, offset)
     finally:
         os.close(handle)
@@ -149,7 +177,9 @@ def tensor_array(tensor: TensorProto, folder: Path | None) -> NDArray[np.generic
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(f"tensor {tensor.name[:80]!r} {list(tensor.dims)} has bytes that do not match its shape") from error
+        raise ModelError(
+            f"tensor {tensor.name[:80]!r} {list(tensor.dims)} has bytes that do not match its shape"
+        ) from error
 
 
 def attributes_of(node: NodeProto) -> dict[str, object]:

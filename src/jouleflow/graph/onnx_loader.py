@@ -85,7 +85,9 @@ def load_onnx(path: Path) -> Model:
             return check_model(load_float(proto, path, digest))
         from jouleflow.graph.onnx_ops import READERS
 
-        unknown = [f"{n.name[:60] or n.output[0][:60]!r} ({n.op_type})" for n in proto.graph.node if n.op_type not in READERS]
+        unknown = [
+            f"{n.name[:60] or n.output[0][:60]!r} ({n.op_type})" for n in proto.graph.node if n.op_type not in READERS
+        ]
         if unknown:
             raise ModelError(
                 f"{path.name}: no int8 kernel for {len(unknown)} operator(s): {', '.join(unknown[:40])}. Supported: "
@@ -95,7 +97,9 @@ def load_onnx(path: Path) -> Model:
     except ModelError:
         raise
     except BROKEN as error:
-        raise ModelError(f"{path.name} is damaged or uses an unusual form ({type(error).__name__}: {error})"[:300]) from error
+        raise ModelError(
+            f"{path.name} is damaged or uses an unusual form ({type(error).__name__}: {error})"[:300]
+        ) from error
 
 
 class Reader:
@@ -125,7 +129,9 @@ class Reader:
             if not isinstance(found, Stored):
                 raise ModelError(f"{self.name}: output {value.name[:80]!r} is not quantised: quantise the whole model")
             outputs.append(found.tensor)
-        return Model(self.name, self.digest, tuple(self.tensors), tuple(self.layers), tuple(self.inputs), tuple(outputs), "onnx")
+        return Model(
+            self.name, self.digest, tuple(self.tensors), tuple(self.layers), tuple(self.inputs), tuple(outputs), "onnx"
+        )
 
     # ---- values ----
 
@@ -140,7 +146,9 @@ class Reader:
         """Input k of a node as a quantised activation; a pending one is an error, it has no scale."""
         value = self.values.get(node.input[k])
         if not isinstance(value, Stored):
-            raise ModelError(f"{self.where(node)}: input {node.input[k][:80]!r} is not quantised: quantise the whole model")
+            raise ModelError(
+                f"{self.where(node)}: input {node.input[k][:80]!r} is not quantised: quantise the whole model"
+            )
         return value
 
     def where(self, node: NodeProto) -> str:
@@ -149,14 +157,30 @@ class Reader:
     def shape(self, value: Stored) -> tuple[int, ...]:
         return self.tensors[value.tensor].shape
 
-    def add_tensor(self, name: str, shape: tuple[int, ...], q: Quantisation | None, data: NDArray[Any] | None = None, dtype: str = "int8") -> int:
+    def add_tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        q: Quantisation | None,
+        data: NDArray[Any] | None = None,
+        dtype: str = "int8",
+    ) -> int:
         check_shape(name[:80], shape)
         if q is not None:
             check_quantisation(name[:80], shape, dtype, q)
         self.tensors.append(Tensor(name[:200], shape, dtype, q, data))
         return len(self.tensors) - 1
 
-    def add_layer(self, name: str, op: str, inputs: tuple[int, ...], attributes: Attributes, shape: tuple[int, ...], q: Quantisation, macs: int = 0) -> int:
+    def add_layer(
+        self,
+        name: str,
+        op: str,
+        inputs: tuple[int, ...],
+        attributes: Attributes,
+        shape: tuple[int, ...],
+        q: Quantisation,
+        macs: int = 0,
+    ) -> int:
         out = self.add_tensor(name, shape, q)
         self.layers.append(Layer(name[:200], op, inputs, (out,), attributes, macs))
         return out
@@ -166,7 +190,11 @@ class Reader:
     def quantisation(self, node: NodeProto, dtype: str, axis: int) -> tuple[Quantisation, int]:
         """Scale and zero point of a (De)QuantizeLinear, and what to take off uint8 values (128)."""
         scale = np.asarray(self.constant(node, 1), np.float32).ravel()
-        zero = np.asarray(self.constant(node, 2)).ravel() if len(node.input) > 2 and node.input[2] else np.zeros(scale.size, np.uint8)
+        zero = (
+            np.asarray(self.constant(node, 2)).ravel()
+            if len(node.input) > 2 and node.input[2]
+            else np.zeros(scale.size, np.uint8)
+        )
         offset = 128 if dtype == "uint8" else 0
         return Quantisation(scale, zero.astype(np.int32) - offset, axis if scale.size > 1 else None), offset
 
@@ -181,9 +209,7 @@ class Reader:
 
         act = (at(pending.clamp[0], -128), at(pending.clamp[1], 127))
         a = pending.attributes
-        if isinstance(a, Conv2D | Dense | Elementwise | Requantize):
-            a = replace(a, act_min=act[0], act_max=act[1])
-        elif isinstance(a, Pool2D) and not pending.keeps_quantisation:
+        if isinstance(a, Conv2D | Dense | Elementwise | Requantize) or (isinstance(a, Pool2D) and not pending.keeps_quantisation):
             a = replace(a, act_min=act[0], act_max=act[1])
         name = pending.name or name
         if pending.keeps_quantisation:  # pooling and resizing work in their input's quantisation
@@ -219,7 +245,9 @@ class Reader:
             if same(before, q):
                 self.values[out] = source
             else:
-                index = self.add_layer(out, "requantize", (source.tensor,), Requantize(-128, 127), self.shape(source), q)
+                index = self.add_layer(
+                    out, "requantize", (source.tensor,), Requantize(-128, 127), self.shape(source), q
+                )
                 self.values[out] = replace(source, tensor=index)
         elif isinstance(source, Constant) and source.quantisation is None:
             low = -128
@@ -248,7 +276,9 @@ class Reader:
             return
         dtype = str(source.data.dtype)
         if dtype not in ("int8", "uint8", "int32"):
-            raise ModelError(f"{self.where(node)}: a constant of type {dtype} is not supported: use int8, uint8 or int32")
+            raise ModelError(
+                f"{self.where(node)}: a constant of type {dtype} is not supported: use int8, uint8 or int32"
+            )
         axis = int(a.get("axis", 1))
         q, offset = self.quantisation(node, dtype, axis % max(source.data.ndim, 1))
         data = source.data if not offset else (source.data.astype(np.int16) - offset).astype(np.int8)

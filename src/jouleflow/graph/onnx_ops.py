@@ -42,7 +42,14 @@ def _need_map(r: Reader, node: NodeProto, k: int = 0) -> tuple[Stored, tuple[int
     return value, shape
 
 
-def _padding(node: NodeProto, a: dict[str, Any], shape: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+def _padding(
+    node: NodeProto,
+    a: dict[str, Any],
+    shape: tuple[int, ...],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int, int, int]:
     auto = a.get("auto_pad", b"NOTSET")
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         rows = same_padding(shape[1], kernel[0], stride[0], dilation[0])
@@ -116,7 +123,9 @@ def _conv(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     attributes = Conv2D(kernel, stride, padding, dilation, groups, -128, 127)
     macs = rows * cols * n_out * prod(data.shape[1:])
     op = "depthwise_conv2d" if depthwise else "conv2d"
-    r.values[node.output[0]] = Pending(op, (x.tensor, weights, bias), attributes, (1, rows, cols, n_out), macs, node.name or node.output[0])
+    r.values[node.output[0]] = Pending(
+        op, (x.tensor, weights, bias), attributes, (1, rows, cols, n_out), macs, node.name or node.output[0]
+    )
 
 
 def _dense(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
@@ -142,7 +151,9 @@ def _dense(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     data = np.ascontiguousarray(data)
     weights = r.add_tensor(f"{node.output[0]} weights", data.shape, q, data)
     bias = _bias(r, node, 2, x.tensor, q, n_out)
-    r.values[node.output[0]] = Pending("dense", (x.tensor, weights, bias), Dense(-128, 127), (1, n_out), data.size, node.name or node.output[0])
+    r.values[node.output[0]] = Pending(
+        "dense", (x.tensor, weights, bias), Dense(-128, 127), (1, n_out), data.size, node.name or node.output[0]
+    )
 
 
 def _elementwise(op: str) -> Read:
@@ -156,15 +167,21 @@ def _elementwise(op: str) -> Read:
         shape = r.shape(first)
         if isinstance(second, Stored):
             if r.shape(second) != shape or second.order or second.channels_last != first.channels_last:
-                raise ModelError(f"{r.where(node)}: inputs {shape} and {r.shape(second)} differ: broadcasting works for constants only")
+                raise ModelError(
+                    f"{r.where(node)}: inputs {shape} and {r.shape(second)} differ: broadcasting works for constants only"
+                )
             other = second.tensor
         elif isinstance(second, Constant) and second.quantisation is not None and second.data.dtype == np.int8:
             data = second.data
             if len(shape) == 4 and not first.channels_last:
                 data = data.reshape((1,) * (4 - data.ndim) + data.shape).transpose(0, 2, 3, 1)
-            other = r.add_tensor(node.output[0] + " constant", tuple(data.shape) or (1,), second.quantisation, np.ascontiguousarray(data))
+            other = r.add_tensor(
+                node.output[0] + " constant", tuple(data.shape) or (1,), second.quantisation, np.ascontiguousarray(data)
+            )
         else:
-            raise ModelError(f"{r.where(node)}: the second operand is neither a quantised activation nor an int8 constant")
+            raise ModelError(
+                f"{r.where(node)}: the second operand is neither a quantised activation nor an int8 constant"
+            )
         pending = Pending(op, (first.tensor, other), Elementwise(-128, 127), shape, 0, node.name or node.output[0])
         r.values[node.output[0]] = pending
 
@@ -186,7 +203,9 @@ def _pool(op: str) -> Read:
             right = (cols - 1) * stride[1] + kernel[1] - shape[2] - padding[2]
             padding = (padding[0], max(bottom, padding[1]), padding[2], max(right, padding[3]))
         attributes = Pool2D(kernel, stride, padding, -128, 127)
-        r.values[node.output[0]] = Pending(op, (x.tensor,), attributes, (1, rows, cols, shape[3]), 0, node.name, keeps_quantisation=True)
+        r.values[node.output[0]] = Pending(
+            op, (x.tensor,), attributes, (1, rows, cols, shape[3]), 0, node.name, keeps_quantisation=True
+        )
 
     return read
 
@@ -265,7 +284,9 @@ def _clamp(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
         r.values[node.output[0]] = replace(source, clamp=clamp)
         return
     x = r.stored(node, 0)
-    r.values[node.output[0]] = Pending("requantize", (x.tensor,), Requantize(-128, 127), r.shape(x), 0, node.name, (low, high))
+    r.values[node.output[0]] = Pending(
+        "requantize", (x.tensor,), Requantize(-128, 127), r.shape(x), 0, node.name, (low, high)
+    )
 
 
 def _concat(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
@@ -277,7 +298,9 @@ def _concat(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     here = NHWC_AXIS[axis] if len(shapes[0]) == 4 and not inputs[0].channels_last else axis
     out = list(shapes[0])
     out[here] = sum(s[here] for s in shapes)
-    r.values[node.output[0]] = Pending("concat", tuple(x.tensor for x in inputs), Concat(here), tuple(out), 0, node.name)
+    r.values[node.output[0]] = Pending(
+        "concat", tuple(x.tensor for x in inputs), Concat(here), tuple(out), 0, node.name
+    )
 
 
 def _softmax(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
@@ -297,13 +320,23 @@ def _sigmoid(r: Reader, node: NodeProto, _: dict[str, Any]) -> None:
 def _pad(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     x, shape = _need_map(r, node)
     pads = [int(p) for p in (a["pads"] if "pads" in a else r.constant(node, 1).ravel())]
-    if a.get("mode", b"constant") != b"constant" or len(pads) != 8 or pads[0] or pads[1] or pads[4] or pads[5] or min(pads) < 0:
+    if (
+        a.get("mode", b"constant") != b"constant"
+        or len(pads) != 8
+        or pads[0]
+        or pads[1]
+        or pads[4]
+        or pads[5]
+        or min(pads) < 0
+    ):
         raise ModelError(f"{r.where(node)}: only constant padding of rows and columns is supported")
     q = r.tensors[x.tensor].quantisation
     assert q is not None
     padding = (pads[2], pads[6], pads[3], pads[7])
     out = (1, shape[1] + padding[0] + padding[1], shape[2] + padding[2] + padding[3], shape[3])
-    r.values[node.output[0]] = Pending("pad", (x.tensor,), Pad(padding, int(q.zero_point[0])), out, 0, node.name, keeps_quantisation=True)
+    r.values[node.output[0]] = Pending(
+        "pad", (x.tensor,), Pad(padding, int(q.zero_point[0])), out, 0, node.name, keeps_quantisation=True
+    )
 
 
 def _resize(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
@@ -318,9 +351,13 @@ def _resize(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     whole = rows % shape[1] == 0 and cols % shape[2] == 0
     asymmetric = mode == b"asymmetric" and a.get("nearest_mode", b"floor" if whole else b"") in (b"floor",)
     if a.get("mode", b"nearest") != b"nearest" or not (asymmetric or whole):
-        raise ModelError(f"{r.where(node)}: only nearest-neighbour resizing by whole factors, or asymmetric with floor, is supported")
+        raise ModelError(
+            f"{r.where(node)}: only nearest-neighbour resizing by whole factors, or asymmetric with floor, is supported"
+        )
     out = (1, rows, cols, shape[3])
-    r.values[node.output[0]] = Pending("resize_nearest", (x.tensor,), ResizeNearest(False, False), out, 0, node.name, keeps_quantisation=True)
+    r.values[node.output[0]] = Pending(
+        "resize_nearest", (x.tensor,), ResizeNearest(False, False), out, 0, node.name, keeps_quantisation=True
+    )
 
 
 def _identity(r: Reader, node: NodeProto, _: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ def load_calibration(path: Path) -> NDArray[np.float32]:
         raise InputError(f"{path.name} is not a readable .npz: {error}") from error
     floats = [a for a in arrays.values() if np.issubdtype(a.dtype, np.floating) and a.ndim > 1]
     if len(floats) != 1:
-        raise InputError(f"{path.name} holds {len(floats)} float arrays of more than one dimension: it must hold exactly one")
+        raise InputError(
+            f"{path.name} holds {len(floats)} float arrays of more than one dimension: it must hold exactly one"
+        )
     return floats[0].astype(np.float32)
 
 
@@ -66,7 +68,9 @@ def quantize_model(path: Path, calibration: NDArray[np.float32], output: Path, *
 def _check_calibration(values: NDArray[np.float32], tensor: Any) -> None:
     dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.type.tensor_type.shape.dim]
     if values.ndim != len(dims) or any(d and d != v for d, v in zip(dims[1:], values.shape[1:], strict=False)):
-        raise InputError(f"calibration inputs have shape {values.shape}: the model takes (n, {', '.join(str(d or '?') for d in dims[1:])})")
+        raise InputError(
+            f"calibration inputs have shape {values.shape}: the model takes (n, {', '.join(str(d or '?') for d in dims[1:])})"
+        )
     if len(values) < 8:
         raise InputError(f"{len(values)} calibration inputs are too few: give at least 8, better 100")
     if not np.isfinite(values).all():
@@ -90,7 +94,9 @@ def _tidy(proto: ModelProto, tensor: Any, folder: Path) -> ModelProto:
         try:
             proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"opset {opset} cannot be raised to {MIN_OPSET}: {str(error)[:120]}; export with a newer one") from error
+            raise ModelError(
+                f"opset {opset} cannot be raised to {MIN_OPSET}: {str(error)[:120]}; export with a newer one"
+            ) from error
     _fold_weights(proto)
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(proto, before)
@@ -116,7 +122,11 @@ def _fold_weights(proto: ModelProto) -> None:
         if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input):
             data = numpy_helper.to_array(constants[node.input[0]]).astype(np.float32)
             scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
-            zero = numpy_helper.to_array(constants[node.input[2]]).astype(np.float32) if len(node.input) > 2 else np.float32(0)
+            zero = (
+                numpy_helper.to_array(constants[node.input[2]]).astype(np.float32)
+                if len(node.input) > 2
+                else np.float32(0)
+            )
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             if scale.size > 1:
                 shape = [1] * data.ndim
@@ -142,7 +152,9 @@ def _shortcuts_to_convolutions(proto: ModelProto) -> None:
     done: set[int] = set()
     replacement: dict[int, Any] = {}
     inferred = onnx.shape_inference.infer_shapes(proto)
-    channels = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.graph.value_info, *graph.input)}
+    channels = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*inferred.graph.value_info, *graph.input)
+    }
     for node in graph.node:
         if node.op_type != "Slice" or id(node) in done:
             continue
@@ -171,7 +183,12 @@ def _shortcuts_to_convolutions(proto: ModelProto) -> None:
         name = f"{chain[-1].output[0]}_identity"
         graph.initializer.append(numpy_helper.from_array(weights, name))
         conv = helper.make_node(
-            "Conv", [node.input[0], name], [chain[-1].output[0]], kernel_shape=[1, 1], strides=[strides.get(2, 1), strides.get(3, 1)], name=f"{chain[-1].output[0]}_shortcut"
+            "Conv",
+            [node.input[0], name],
+            [chain[-1].output[0]],
+            kernel_shape=[1, 1],
+            strides=[strides.get(2, 1), strides.get(3, 1)],
+            name=f"{chain[-1].output[0]}_shortcut",
         )
         replacement[id(chain[-1])] = conv
         done |= {id(n) for n in chain}

@@ -26,7 +26,9 @@ def run_reference(model: Model, inputs: Int8, batch: int = 64) -> Int8:
         raise ModelError(f"{model.name}: the integer reference runs int8 models with one input and one output")
     shape = model.tensors[model.inputs[0]].shape
     if inputs.dtype != np.int8 or inputs[0].size != model.tensors[model.inputs[0]].n_elements:
-        raise ModelError(f"inputs are {inputs.dtype} of shape {inputs.shape[1:]} each, {model.name} takes int8 {shape[1:]}")
+        raise ModelError(
+            f"inputs are {inputs.dtype} of shape {inputs.shape[1:]} each, {model.name} takes int8 {shape[1:]}"
+        )
     prepared = [None if layer.op == "reshape" else k.layer_constants(model, layer) for layer in model.layers]
     results = []
     for start in range(0, len(inputs), batch):
@@ -95,7 +97,11 @@ def _conv(layer: Layer, c: k.ConvConstants, x: Int8, out_shape: tuple[int, ...])
     for i in range(a.kernel[0]):
         for j in range(a.kernel[1]):
             y, z = i * a.dilation[0], j * a.dilation[1]
-            part = padded[:, y : y + (rows - 1) * a.stride[0] + 1 : a.stride[0], z : z + (cols - 1) * a.stride[1] + 1 : a.stride[1]]
+            part = padded[
+                :,
+                y : y + (rows - 1) * a.stride[0] + 1 : a.stride[0],
+                z : z + (cols - 1) * a.stride[1] + 1 : a.stride[1],
+            ]
             if per_group_in == 1:
                 total += np.repeat(part, per_group_out, axis=3) * weights[:, i, j, 0]
             else:
@@ -114,12 +120,16 @@ def _finish(c: k.ConvConstants, total: NDArray[np.float64]) -> Int8:
 
 def _add(c: k.AddConstants, x: Int8, y: Int8) -> Int8:
     total = c.table_a[x.astype(np.int64) + 128].astype(np.int64) + c.table_b[y.astype(np.int64) + 128]
-    return np.clip(scale_int32(total, c.multiplier, c.shift) + c.output_zero_point, c.act_min, c.act_max).astype(np.int8)
+    return np.clip(scale_int32(total, c.multiplier, c.shift) + c.output_zero_point, c.act_min, c.act_max).astype(
+        np.int8
+    )
 
 
 def _mul(c: k.MulConstants, x: Int8, y: Int8) -> Int8:
     product = (x.astype(np.int64) - c.zero_point_a) * (y.astype(np.int64) - c.zero_point_b)
-    return np.clip(scale_int32(product, c.multiplier, c.shift) + c.output_zero_point, c.act_min, c.act_max).astype(np.int8)
+    return np.clip(scale_int32(product, c.multiplier, c.shift) + c.output_zero_point, c.act_min, c.act_max).astype(
+        np.int8
+    )
 
 
 def _pool(layer: Layer, c: k.PoolConstants, x: Int8, out_shape: tuple[int, ...]) -> Int8:

@@ -28,7 +28,17 @@ DTYPES = {
     tflite.TensorType.BOOL: "bool",
 }
 # What the reader of a format without a verifier can raise on rubbish.
-BROKEN = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, KeyError, MemoryError, RecursionError)
+BROKEN = (
+    struct.error,
+    IndexError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+    KeyError,
+    MemoryError,
+    RecursionError,
+)
 MAX_NAME = 200
 
 
@@ -67,7 +77,9 @@ def _read(data: bytes, name: str) -> Model:
         tensor = _tensor(root, graph.Tensors(i), i, n_buffers)
         held_bytes += tensor.size_bytes if tensor.constant else 0
         if held_bytes > 4 * len(data):
-            raise ModelError(f"{name}: its tensors share buffers to {held_bytes} bytes, the file has {len(data)}: refused")
+            raise ModelError(
+                f"{name}: its tensors share buffers to {held_bytes} bytes, the file has {len(data)}: refused"
+            )
         tensors.append(tensor)
     operators = []
     for i in range(_bounded(graph.OperatorsLength(), data, "operators")):
@@ -87,7 +99,12 @@ def _read(data: bytes, name: str) -> Model:
 
 
 def _integer_model(
-    name: str, digest: str, tensors: list[Tensor], operators: list[Operator], inputs: tuple[int, ...], outputs: tuple[int, ...]
+    name: str,
+    digest: str,
+    tensors: list[Tensor],
+    operators: list[Operator],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
 ) -> Model:
     unknown = [
         f"{_where(op, tensors)} ({op.kind})" for op in operators if op.kind not in READERS and op.kind != "DEQUANTIZE"
@@ -104,7 +121,9 @@ def _integer_model(
             renamed[op.outputs[0]] = op.inputs[0]  # the int8 tensor is the output
             continue
         if op.kind == "DEQUANTIZE":
-            raise ModelError(f"{name}: layer {_where(op, tensors)} goes back to float in the middle: quantise the whole model")
+            raise ModelError(
+                f"{name}: layer {_where(op, tensors)} goes back to float in the middle: quantise the whole model"
+            )
         if op.kind == "QUANTIZE" and tensors[op.inputs[0]].dtype == "float32" and op.inputs[0] in inputs:
             inputs = tuple(op.outputs[0] if i == op.inputs[0] else i for i in inputs)
             continue

@@ -95,7 +95,9 @@ def clamp_range(op: Operator, tensors: list[Tensor], activation: int) -> tuple[i
     raise ModelError(f"fused activation {activation} of a {op.kind} is not supported: use NONE, RELU or RELU6")
 
 
-def _layer(op: Operator, tensors: list[Tensor], kind: str, attributes: Attributes, inputs: tuple[int, ...] = (), macs: int = 0) -> Layer:
+def _layer(
+    op: Operator, tensors: list[Tensor], kind: str, attributes: Attributes, inputs: tuple[int, ...] = (), macs: int = 0
+) -> Layer:
     return Layer(tensors[op.outputs[0]].name, kind, inputs or op.inputs, (op.outputs[0],), attributes, macs)
 
 
@@ -121,11 +123,15 @@ def _weights(op: Operator, tensors: list[Tensor]) -> Tensor:
     return w
 
 
-def _window(op: Operator, tensors: list[Tensor], options: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+def _window(
+    op: Operator, tensors: list[Tensor], options: Any, kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     stride = (int(options.StrideH()), int(options.StrideW()))
     x = tensors[op.inputs[0]].shape
     if min(*stride, *kernel, *dilation) < 1 or len(x) != 4:
-        raise ModelError(f"a {op.kind} on {x} has stride {stride}, kernel {kernel}, dilation {dilation}: all must be >= 1")
+        raise ModelError(
+            f"a {op.kind} on {x} has stride {stride}, kernel {kernel}, dilation {dilation}: all must be >= 1"
+        )
     if options.Padding() == tflite.Padding.VALID:
         return stride, (0, 0, 0, 0)
     top = same_padding(x[1], kernel[0], stride[0], dilation[0])
@@ -157,7 +163,9 @@ def _depthwise(op: Operator, tensors: list[Tensor]) -> Layer:
     q = w.quantisation
     if q.per_channel and q.axis != 3:
         raise ModelError(f"the depthwise weights {w.name!r} have scales along axis {q.axis}: it must be 3")
-    turned = replace(w, shape=data.shape, data=data, quantisation=Quantisation(q.scale, q.zero_point, 0 if q.per_channel else None))
+    turned = replace(
+        w, shape=data.shape, data=data, quantisation=Quantisation(q.scale, q.zero_point, 0 if q.per_channel else None)
+    )
     tensors.append(turned)  # the file's own tensor may be shared
     index = len(tensors) - 1
     kernel, dilation = (w.shape[1], w.shape[2]), (int(o.DilationHFactor()), int(o.DilationWFactor()))
@@ -204,7 +212,9 @@ def _pool(kind: str) -> Reader:
 def _same_quantisation(op: Operator, tensors: list[Tensor]) -> None:
     a, b = _quantisation(op, tensors, op.inputs[0]), _quantisation(op, tensors, op.outputs[0])
     if a.scale.flat[0] != b.scale.flat[0] or a.zero_point.flat[0] != b.zero_point.flat[0]:
-        raise ModelError(f"{op.kind} {tensors[op.outputs[0]].name!r} changes the quantisation: input and output must agree")
+        raise ModelError(
+            f"{op.kind} {tensors[op.outputs[0]].name!r} changes the quantisation: input and output must agree"
+        )
 
 
 def _mean(op: Operator, tensors: list[Tensor]) -> Layer:
@@ -212,7 +222,9 @@ def _mean(op: Operator, tensors: list[Tensor]) -> Layer:
     rank = len(tensors[op.inputs[0]].shape)
     axes = sorted(int(a) % max(rank, 1) for a in _constant(op, tensors, 1).ravel())
     if rank != 4 or axes != [1, 2]:
-        raise ModelError(f"MEAN {tensors[op.outputs[0]].name!r} over axes {axes} of rank {rank}: height and width of 4-D only")
+        raise ModelError(
+            f"MEAN {tensors[op.outputs[0]].name!r} over axes {axes} of rank {rank}: height and width of 4-D only"
+        )
     return _layer(op, tensors, "mean", Mean(), op.inputs[:1])
 
 
@@ -221,7 +233,11 @@ def _pad(op: Operator, tensors: list[Tensor]) -> Layer:
     pads = _constant(op, tensors, 1)
     if pads.shape != (4, 2) or pads[0].any() or pads[3].any():
         raise ModelError(f"PAD {tensors[op.outputs[0]].name!r}: only rows and columns of a 4-D tensor can be padded")
-    value = int(_constant(op, tensors, 2).flat[0]) if len(op.inputs) == 3 else int(_quantisation(op, tensors, op.outputs[0]).zero_point.flat[0])
+    value = (
+        int(_constant(op, tensors, 2).flat[0])
+        if len(op.inputs) == 3
+        else int(_quantisation(op, tensors, op.outputs[0]).zero_point.flat[0])
+    )
     _same_quantisation(op, tensors)
     padding = (int(pads[1, 0]), int(pads[1, 1]), int(pads[2, 0]), int(pads[2, 1]))
     return _layer(op, tensors, "pad", Pad(padding, value), op.inputs[:1])
@@ -232,10 +248,14 @@ def _concat(op: Operator, tensors: list[Tensor]) -> Layer:
     o = _options(op, tflite.ConcatenationOptions)
     rank = len(tensors[op.outputs[0]].shape)
     if not -rank <= o.Axis() < rank or o.FusedActivationFunction() != tflite.ActivationFunctionType.NONE:
-        raise ModelError(f"CONCATENATION {tensors[op.outputs[0]].name!r}: axis {o.Axis()} of rank {rank}, no fused activation")
+        raise ModelError(
+            f"CONCATENATION {tensors[op.outputs[0]].name!r}: axis {o.Axis()} of rank {rank}, no fused activation"
+        )
     for i in op.inputs:
         if tensors[i].constant:
-            raise ModelError(f"CONCATENATION {tensors[op.outputs[0]].name!r} joins a constant: fold it into the layer before")
+            raise ModelError(
+                f"CONCATENATION {tensors[op.outputs[0]].name!r} joins a constant: fold it into the layer before"
+            )
     return _layer(op, tensors, "concat", Concat(int(o.Axis()) % rank))
 
 
@@ -269,7 +289,9 @@ def _resize(op: Operator, tensors: list[Tensor]) -> Layer:
     _need(op, tensors, 2, 2)
     o = _options(op, tflite.ResizeNearestNeighborOptions)
     _same_quantisation(op, tensors)
-    return _layer(op, tensors, "resize_nearest", ResizeNearest(bool(o.AlignCorners()), bool(o.HalfPixelCenters())), op.inputs[:1])
+    return _layer(
+        op, tensors, "resize_nearest", ResizeNearest(bool(o.AlignCorners()), bool(o.HalfPixelCenters())), op.inputs[:1]
+    )
 
 
 _A = tflite.ActivationFunctionType
@@ -299,7 +321,9 @@ READERS: dict[str, Reader] = {
 
 def float_layer(op: Operator, tensors: list[Tensor]) -> Layer:
     """A layer of a float model, for analysis: operator name and multiply-accumulates, no attributes."""
-    kind = {"CONV_2D": "conv2d", "DEPTHWISE_CONV_2D": "depthwise_conv2d", "FULLY_CONNECTED": "dense"}.get(op.kind, op.kind.lower())
+    kind = {"CONV_2D": "conv2d", "DEPTHWISE_CONV_2D": "depthwise_conv2d", "FULLY_CONNECTED": "dense"}.get(
+        op.kind, op.kind.lower()
+    )
     out = tensors[op.outputs[0]]
     macs = 0
     if kind in ("conv2d", "depthwise_conv2d", "dense") and len(op.inputs) > 1:

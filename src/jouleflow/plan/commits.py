@@ -104,9 +104,7 @@ def place_commits(
     at = _positions(lowered, profile)
     n = at.step.size
     live = [[b for b in lowered.live[int(k)] if b in resident] for k in at.step]
-    held = [
-        {b: _produced(lowered, steps, b, int(at.step[p]), int(at.tile[p])) for b in live[p]} for p in range(n)
-    ]
+    held = [{b: _produced(lowered, steps, b, int(at.step[p]), int(at.tile[p])) for b in live[p]} for p in range(n)]
     all_bytes = np.array([sum(h.values()) for h in held], np.float64)
     n_live = np.array([sum(v > 0 for v in h.values()) for h in held], np.float64)
     recovery_j = profile.recover_j + all_bytes * costs.read_j_per_byte + n_live * costs.setup_j
@@ -152,7 +150,9 @@ def place_commits(
     while came_from[chain[-1]] > 0:
         chain.append(int(came_from[chain[-1]]))
     chain.reverse()
-    return _summary(at, chain, held, recovery_j, fixed_j, costs, charge_j, record_s, float(best[-1]), net_j, starved_frac)
+    return _summary(
+        at, chain, held, recovery_j, fixed_j, costs, charge_j, record_s, float(best[-1]), net_j, starved_frac
+    )
 
 
 def _no_plan(device: Device, costs: Costs, need_j: float) -> Infeasible:

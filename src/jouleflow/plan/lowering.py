@@ -118,7 +118,9 @@ def lower(model: Model) -> Lowered:
         raise ModelError(
             f"{model.name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: firmware runs models with one of each"
         )
-    shape = {i: _shape3(t.shape, f"tensor {t.name!r}") for i, t in enumerate(model.tensors) if not t.constant and t.shape}
+    shape = {
+        i: _shape3(t.shape, f"tensor {t.name!r}") for i, t in enumerate(model.tensors) if not t.constant and t.shape
+    }
     buffer_of: dict[int, int] = {model.inputs[0]: 0}
     sizes = [model.tensors[model.inputs[0]].n_elements]
     ops = [Op(-1, "capture_input", (), Operand(0, *shape[model.inputs[0]]), Window(), 0)]
@@ -152,10 +154,7 @@ def _with_lifetimes(model: Model, ops: tuple[Op, ...], sizes: tuple[int, ...], o
         for operand in op.inputs:
             last[operand.buffer] = max(last[operand.buffer], k)
     last[output] = len(ops)
-    live = tuple(
-        tuple(b for b in range(len(sizes)) if first[b] <= k <= last[b])
-        for k in range(len(ops) + 1)
-    )
+    live = tuple(tuple(b for b in range(len(sizes)) if first[b] <= k <= last[b]) for k in range(len(ops) + 1))
     return Lowered(model, ops, sizes, tuple(first), tuple(last), live, output)
 
 

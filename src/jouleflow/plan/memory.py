@@ -105,7 +105,9 @@ def nvm_homes(
         )
         if b in resident and not committed:
             continue
-        release = next((k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1)
+        release = next(
+            (k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1
+        )
         needs.append(b)
         blocks.append(Block(size, lowered.first[b], release - 1))
     offsets, total = lay_out(blocks)

@@ -58,7 +58,9 @@ def draft_plan(lowered: Lowered, device: Device, sram_bytes: int | None = None, 
             f"--sram {least}B" if least <= limit else f"a board with {least} bytes of SRAM ({device.name} has {limit})",
         ) from error
     end = ((len(lowered.ops), 0),)
-    return Draft(tiling, _assemble(planner, lowered, device, tiling, end, budget, Estimate(0.0, 0.0), Certificate(0.0, 0.0)))
+    return Draft(
+        tiling, _assemble(planner, lowered, device, tiling, end, budget, Estimate(0.0, 0.0), Certificate(0.0, 0.0))
+    )
 
 
 def finish_plan(lowered: Lowered, draft: Draft, profile: Profile, device: Device, harvest: Trace) -> Plan:

@@ -55,7 +55,14 @@ def voltage_figure(run: Run) -> go.Figure:
     for value, text in ((run.on_v, "on"), (run.off_v, "off"), (run.max_v, "max")):
         if text == "max" and (not run.voltage_v.size or run.voltage_v.max() < 0.9 * run.max_v):
             continue
-        figure.add_hline(y=value, line={"width": 1, "dash": "dot", "color": INK}, annotation_text=f"{text} {value:g} V", annotation_position="top left", row=1, col=1)
+        figure.add_hline(
+            y=value,
+            line={"width": 1, "dash": "dot", "color": INK},
+            annotation_text=f"{text} {value:g} V",
+            annotation_position="top left",
+            row=1,
+            col=1,
+        )
     _add_timeline(figure, run, scale, unit)
     figure.update_yaxes(title_text="store, V", row=1, col=1)
     figure.update_yaxes(showticklabels=False, range=[-0.2, 3.1], row=2, col=1, showgrid=False)
@@ -156,8 +163,21 @@ def latency_figure(run: Run) -> go.Figure:
     latency = np.sort(np.array(run.latency_s))
     scale, unit = _time_unit(float(latency[-1]) if latency.size else 1.0)
     share = np.arange(1, latency.size + 1) / max(latency.size, 1)
-    figure = go.Figure(go.Scatter(x=latency / scale, y=share * 100, mode="lines+markers", line={"shape": "hv", "color": PALETTE[0]}, name=run.provenance))
-    figure.add_vline(x=run.predicted.latency_s / scale, line={"dash": "dash", "color": PALETTE[1]}, annotation_text="predicted mean", annotation_position="bottom right")
+    figure = go.Figure(
+        go.Scatter(
+            x=latency / scale,
+            y=share * 100,
+            mode="lines+markers",
+            line={"shape": "hv", "color": PALETTE[0]},
+            name=run.provenance,
+        )
+    )
+    figure.add_vline(
+        x=run.predicted.latency_s / scale,
+        line={"dash": "dash", "color": PALETTE[1]},
+        annotation_text="predicted mean",
+        annotation_position="bottom right",
+    )
     if run.deadline_s is not None:
         figure.add_vline(x=run.deadline_s / scale, line={"color": FAILURE}, annotation_text="deadline")
     figure.update_xaxes(title_text=f"latency, {unit}", rangemode="tozero")

@@ -86,15 +86,40 @@ def _cards(run: Run) -> str:
     cards = [
         _card("Answers equal the reference", answer, f"{note}, {run.n_inferences} inferences".strip(", "), kind),
         _card("Power failures survived", f"{run.n_power_failures:,}", f"{run.n_commits:,} commits"),
-        _card("Latency, median", q(p50, "s") if p50 is not None else "none", f"p99 {q(p99, 's')}, worst {q(max(run.latency_s), 's')}" if p99 is not None else ""),
-        _card("Energy an inference", q(energy_per_inference_j(run), "J"), "drawn from the capacitor, failures included"),
+        _card(
+            "Latency, median",
+            q(p50, "s") if p50 is not None else "none",
+            f"p99 {q(p99, 's')}, worst {q(max(run.latency_s), 's')}" if p99 is not None else "",
+        ),
+        _card(
+            "Energy an inference", q(energy_per_inference_j(run), "J"), "drawn from the capacitor, failures included"
+        ),
     ]
     if run.peak_sram_bytes:
-        cards.append(_card("Peak SRAM", q(run.peak_sram_bytes, "B"), f"of {q(run.sram_budget_bytes, 'B')}; flash {q(run.flash_bytes, 'B')}"))
+        cards.append(
+            _card(
+                "Peak SRAM",
+                q(run.peak_sram_bytes, "B"),
+                f"of {q(run.sram_budget_bytes, 'B')}; flash {q(run.flash_bytes, 'B')}",
+            )
+        )
     if (misses := deadline_misses(run)) is not None and run.deadline_s is not None:
-        cards.append(_card("Deadline missed", str(misses), f"of {run.n_inferences}, at {q(run.deadline_s, 's')}", "bad" if misses else "good"))
+        cards.append(
+            _card(
+                "Deadline missed",
+                str(misses),
+                f"of {run.n_inferences}, at {q(run.deadline_s, 's')}",
+                "bad" if misses else "good",
+            )
+        )
     if (years := nvm_lifetime_years(run)) is not None:
-        cards.append(_card("NVM lifetime", f"{years:,.3g} years" if years < 1e6 else "over 1 million years", "until the most written byte wears out"))
+        cards.append(
+            _card(
+                "NVM lifetime",
+                f"{years:,.3g} years" if years < 1e6 else "over 1 million years",
+                "until the most written byte wears out",
+            )
+        )
     return "".join(cards)
 
 
@@ -108,9 +133,13 @@ def _predicted(run: Run) -> str:
         ("energy", run.predicted.energy_j, energy_per_inference_j(run), "J"),
     ):
         error = f"{predicted / got - 1:+.1%}" if got else ""
-        rows.append(f"<tr><td>{name}, mean</td><td>{q(predicted, unit)}</td><td>{q(got, unit)}</td><td>{error}</td></tr>")
+        rows.append(
+            f"<tr><td>{name}, mean</td><td>{q(predicted, unit)}</td><td>{q(got, unit)}</td><td>{error}</td></tr>"
+        )
     failures = run.n_power_failures / max(run.n_inferences, 1)
-    rows.append(f"<tr><td>power failures an inference</td><td>{run.predicted.n_power_failures:.2f}</td><td>{failures:.2f}</td><td></td></tr>")
+    rows.append(
+        f"<tr><td>power failures an inference</td><td>{run.predicted.n_power_failures:.2f}</td><td>{failures:.2f}</td><td></td></tr>"
+    )
     head = f"<tr><th></th><th>predicted ({run.predicted.provenance})</th><th>{run.provenance}</th><th>error</th></tr>"
     return f"<section><h2>Predicted beside {run.provenance}</h2><div class=scroll><table>{head}{''.join(rows)}</table></div></section>"
 
@@ -118,7 +147,22 @@ def _predicted(run: Run) -> str:
 def _layers(run: Run) -> str:
     if not run.layers:
         return ""
-    names = ("layer", "op", "output", "placement and tile", "params", "MACC", "instructions", "cycles", "energy, µJ", "NVM read, B", "NVM written, B", "tiles", "commits", "charges")
+    names = (
+        "layer",
+        "op",
+        "output",
+        "placement and tile",
+        "params",
+        "MACC",
+        "instructions",
+        "cycles",
+        "energy, µJ",
+        "NVM read, B",
+        "NVM written, B",
+        "tiles",
+        "commits",
+        "charges",
+    )
     head = "".join(f"<th>{n}</th>" for n in names)
     most = max(r.charges for r in run.layers) or 1.0
     body = []
@@ -130,7 +174,9 @@ def _layers(run: Run) -> str:
             (f"{r.n_tiles:,}", r.n_tiles), (str(r.n_commits), r.n_commits),
             (f'<span class=bar style="width:{60 * r.charges / most:.0f}px"></span>{r.charges:.3f}', r.charges),
         ]  # fmt: skip
-        body.append("<tr>" + "".join(f'<td data-v="{html.escape(json.dumps(v))}">{text}</td>' for text, v in cells) + "</tr>")
+        body.append(
+            "<tr>" + "".join(f'<td data-v="{html.escape(json.dumps(v))}">{text}</td>' for text, v in cells) + "</tr>"
+        )
     totals = f"{sum(r.macs for r in run.layers):,} MACC, {sum(r.params for r in run.layers):,} parameters, {sum(r.instructions for r in run.layers):,} instructions"
     return (
         f"<section><h2>Per layer, one uninterrupted inference</h2><p class=note>{totals}. A charge is the energy between on and off. "

@@ -58,7 +58,9 @@ def layers_table(rows: Sequence[LayerRow], width: int = 200) -> Table:
     table = Table(title="Per layer, one uninterrupted inference", title_justify="left")
     for name in cells:
         left = name in ("layer", "op")
-        table.add_column(name, justify="left" if left else "right", max_width=22 if left else None, overflow="ellipsis", no_wrap=True)
+        table.add_column(
+            name, justify="left" if left else "right", max_width=22 if left else None, overflow="ellipsis", no_wrap=True
+        )
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
     return table
@@ -69,10 +71,14 @@ def _shares(run: Run) -> Table:
     for name in ("energy", "", "share", "time", "", "share"):
         table.add_column(name, justify="right" if name in ("", "share") else "left")
     harvested, total = max(run.energy_j.harvested_j, 1e-30), max(run.time_s.total_s, 1e-30)
-    energy = [(ENERGY_WORDS[f.name], getattr(run.energy_j, f.name)) for f in fields(run.energy_j) if f.name in ENERGY_WORDS]
+    energy = [
+        (ENERGY_WORDS[f.name], getattr(run.energy_j, f.name)) for f in fields(run.energy_j) if f.name in ENERGY_WORDS
+    ]
     time = [(TIME_WORDS[f.name], getattr(run.time_s, f.name)) for f in fields(run.time_s)]
     for k in range(max(len(energy), len(time))):
-        cells = [energy[k][0], q(energy[k][1], "J"), f"{energy[k][1] / harvested:.1%}"] if k < len(energy) else ["", "", ""]
+        cells = (
+            [energy[k][0], q(energy[k][1], "J"), f"{energy[k][1] / harvested:.1%}"] if k < len(energy) else ["", "", ""]
+        )
         cells += [time[k][0], q(time[k][1], "s"), f"{time[k][1] / total:.1%}"] if k < len(time) else ["", "", ""]
         table.add_row(*cells)
     return table
@@ -84,7 +90,11 @@ def print_run(run: Run, console: Console) -> None:
         console.print(f"  inference {k + 1:>3}: {escape(answer)}  after {q(run.latency_s[k], 's')}", highlight=False)
     if len(run.answers) > 10:
         console.print(f"  ... {run.n_inferences - 10} more")
-    verdict = {True: "[green]all equal the reference[/]", False: "[red]DIFFER FROM THE REFERENCE[/]", None: "not checked"}
+    verdict = {
+        True: "[green]all equal the reference[/]",
+        False: "[red]DIFFER FROM THE REFERENCE[/]",
+        None: "not checked",
+    }
     console.print(
         f"\n[bold]{escape(run.model)}[/] on {run.device} ({q(run.capacitance_f, 'F')}), {escape(run.harvest)}"
         f"{' [yellow](synthetic)[/]' if run.harvest_synthetic else ''}, planner {run.planner}, {run.provenance}"

@@ -52,7 +52,9 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
         for b in lowered.live[step]:
             if b in resident:
                 partial = step < len(lowered.ops) and lowered.ops[step].output.buffer == b
-                sizes[b] = produced_bytes(lowered.ops[step], plan.steps[step], tile) if partial else lowered.buffer_bytes[b]
+                sizes[b] = (
+                    produced_bytes(lowered.ops[step], plan.steps[step], tile) if partial else lowered.buffer_bytes[b]
+                )
         return sizes
 
     def work(start: tuple[int, int], end: tuple[int, int]) -> tuple[float, float]:
@@ -96,7 +98,9 @@ class _Log:
         self.energy = dict.fromkeys(EVENT_KINDS, 0.0)
         self.lost_s = self.lost_j = 0.0
 
-    def add(self, kind: str, start_s: float, energy_j: float, step: int = -1, tile: int = -1, lost: bool = False) -> None:
+    def add(
+        self, kind: str, start_s: float, energy_j: float, step: int = -1, tile: int = -1, lost: bool = False
+    ) -> None:
         duration = self.supply.now_s - start_s
         if lost:
             self.lost_s += duration
@@ -172,7 +176,9 @@ def simulate(
             failures += 1
             repeated += 1
             if repeated > LIVELOCK_FAILURES:
-                raise Infeasible(f"hyper-tile {at} failed {repeated} times in a row on {device.name}", "a larger --capacitor")
+                raise Infeasible(
+                    f"hyper-tile {at} failed {repeated} times in a row on {device.name}", "a larger --capacitor"
+                )
     return _run(lowered, plan, device, scenario, supply, log, answers, failures, n_inferences)
 
 

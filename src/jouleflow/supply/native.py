@@ -81,5 +81,14 @@ def cached(inputs: Sequence[Path], arguments: Sequence[str], suffix: str) -> Pat
 
 def shared_library(sources: Sequence[Path], include: Path) -> Path:
     """A shared library of our own C for this machine."""
-    flags = ["-shared", "-O2", "-fPIC", "-nostdlib", "-std=c11", "-fno-math-errno", "-fno-sanitize=undefined", "-ffp-contract=off"]
+    flags = [
+        "-shared",
+        "-O2",
+        "-fPIC",
+        "-nostdlib",
+        "-std=c11",
+        "-fno-math-errno",
+        "-fno-sanitize=undefined",
+        "-ffp-contract=off",
+    ]
     return cached(list(sources), [*flags, "-Wall", "-Wextra", "-Werror", f"-I{include}"], ".so")

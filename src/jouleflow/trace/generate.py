@@ -52,7 +52,12 @@ def rf_trace(
 
 
 def indoor_light_trace(
-    random: Generator, *, step_s: float = 60.0, peak_lux: float = 500.0, area_m2: float = 1e-3, efficiency_frac: float = 0.1
+    random: Generator,
+    *,
+    step_s: float = 60.0,
+    peak_lux: float = 500.0,
+    area_m2: float = 1e-3,
+    efficiency_frac: float = 0.1,
 ) -> Trace:
     """24 h of office light on a cell: lamps from 8 to 18 h with absences, daylight around noon. 300 lm/W."""
     _positive(step_s=step_s, peak_lux=peak_lux, area_m2=area_m2, efficiency_frac=efficiency_frac)
@@ -99,7 +104,12 @@ def solar_trace(
             cloudy = not cloudy
             depth = random.uniform(0.15, 0.6)
         factor[k] = depth if cloudy else 1.0
-    return _trace("solar", np.clip(clear * factor, 0, None) * area_m2 * efficiency_frac, step_s, "jouleflow solar_trace: pvlib clear sky (Haurwitz) with Markov clouds")
+    return _trace(
+        "solar",
+        np.clip(clear * factor, 0, None) * area_m2 * efficiency_frac,
+        step_s,
+        "jouleflow solar_trace: pvlib clear sky (Haurwitz) with Markov clouds",
+    )
 
 
 def _positive(**values: float) -> None:
@@ -115,7 +125,12 @@ def _trace(name: str, power_w: np.ndarray, step_s: float, source: str) -> Trace:
 
 def write_trace(trace: Trace, path: Path) -> Path:
     """Writes .csv or .csv.gz (reproducible bytes), to be read by load_trace."""
-    lines = [f"# unit: {trace.unit}", f"# source: {trace.source}", f"# synthetic: {str(trace.synthetic).lower()}", "time_s,power_w"]
+    lines = [
+        f"# unit: {trace.unit}",
+        f"# source: {trace.source}",
+        f"# synthetic: {str(trace.synthetic).lower()}",
+        "time_s,power_w",
+    ]
     lines += [f"{t:.6g},{v:.4g}" for t, v in zip(trace.time_s, trace.value, strict=True)]
     data = ("\n".join(lines) + "\n").encode()
     path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)

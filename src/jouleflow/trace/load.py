@@ -34,7 +34,12 @@ def _folders() -> list[Path]:
 
 def known_traces() -> dict[str, Path]:
     """Traces that can be named without a path: name -> file."""
-    return {s: p for folder in reversed(_folders()) for p in sorted(folder.iterdir()) if (s := _stem(p.name)) and s != "index"}
+    return {
+        s: p
+        for folder in reversed(_folders())
+        for p in sorted(folder.iterdir())
+        if (s := _stem(p.name)) and s != "index"
+    }
 
 
 def load_trace(name_or_path: str) -> Trace:
@@ -46,7 +51,9 @@ def load_trace(name_or_path: str) -> Trace:
     if _stem(path.name) is None:
         known = known_traces()
         if name_or_path not in known:
-            raise TraceError(f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv or .csv.gz file")
+            raise TraceError(
+                f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv or .csv.gz file"
+            )
         path = known[name_or_path]
     if not path.is_file():
         raise TraceError(f"no trace file {name_or_path!r}")
@@ -94,7 +101,9 @@ def parse_trace(text: str, name: str) -> Trace:
     if not body:
         raise TraceError(f"{name} has a header and no rows")
     try:
-        table = np.loadtxt(io.StringIO("\n".join(body)), delimiter=",", usecols=wanted, ndmin=2, comments=None, dtype=np.float64)
+        table = np.loadtxt(
+            io.StringIO("\n".join(body)), delimiter=",", usecols=wanted, ndmin=2, comments=None, dtype=np.float64
+        )
     except (ValueError, IndexError, OverflowError) as error:
         raise TraceError(f"{name}: {_bad_row(body, wanted, start + 2)}") from error
     time_s, value = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])

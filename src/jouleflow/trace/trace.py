@@ -35,7 +35,9 @@ class Trace:
         for column, name in ((time_s, "time_s"), (value, "value")):
             bad = np.flatnonzero(~np.isfinite(column))
             if bad.size:
-                raise TraceError(f"trace {self.name}: {name}[{bad[0]}]={column[bad[0]]} must be finite: repair or drop the row")
+                raise TraceError(
+                    f"trace {self.name}: {name}[{bad[0]}]={column[bad[0]]} must be finite: repair or drop the row"
+                )
         if time_s[0] != 0:
             raise TraceError(f"trace {self.name}: time_s[0]={time_s[0]} must be 0: subtract the first time")
         steps = np.flatnonzero(np.diff(time_s) <= 0)
@@ -49,7 +51,9 @@ class Trace:
         negative = np.flatnonzero(value < 0)
         if negative.size:
             k = int(negative[0])
-            raise TraceError(f"trace {self.name}: value[{k}]={value[k]} {self.unit} must be >= 0: clip or fix the sensor offset")
+            raise TraceError(
+                f"trace {self.name}: value[{k}]={value[k]} {self.unit} must be >= 0: clip or fix the sensor offset"
+            )
 
     def at(self, time_s: float) -> float:
         """The value at a time; the trace repeats after duration_s."""
