@@ -59,9 +59,14 @@ def test_smallest_sram_budget_runs() -> None:
     assert done.run.peak_sram_bytes <= least
 
 
-def test_restart_cannot_progress_on_a_small_store() -> None:
+def test_restart_cannot_progress_on_a_small_store(tmp_path: Path) -> None:
+    (tmp_path / "weak.csv").write_text("time_s,power_w\n0,4e-4\n1,4e-4\n")
+    weak = str(tmp_path / "weak.csv")
+    p = prepare(DEMO / "digits_int8.onnx", "riotee", weak, planner="restart", capacitance_f=100e-6)
     with pytest.raises(Infeasible, match="without a commit"):
-        run("restart", 100e-6, 1)
+        execute(build(p), INPUTS["inputs"][:1], p.scenario, p.profile)
+    ours = prepare(DEMO / "digits_int8.onnx", "riotee", weak, capacitance_f=100e-6)
+    assert execute(build(ours), INPUTS["inputs"][:1], ours.scenario, ours.profile).run.complete
 
 
 def test_capacitor_too_small_for_any_tile() -> None:

@@ -38,9 +38,9 @@ def load_inputs(path: Path, model: Model) -> NDArray[np.int8]:
         raise InputError(f"{path.name} holds {listed or 'nothing'}: the model takes {want}")
     values = fitting[0]
     if values.dtype == np.int8:
-        return values.reshape(len(values), -1)
+        return np.asarray(values.reshape(len(values), -1), np.int8)
     if values.dtype == np.uint8:
-        return (values.astype(np.int16) - 128).astype(np.int8).reshape(len(values), -1)
+        return np.asarray(values.astype(np.int16) - 128, np.int8).reshape(len(values), -1)
     if not np.issubdtype(values.dtype, np.floating):
         raise InputError(f"{path.name} is {values.dtype}: give int8, uint8 (128 is subtracted) or float")
     if not np.isfinite(values).all():
@@ -48,7 +48,7 @@ def load_inputs(path: Path, model: Model) -> NDArray[np.int8]:
     q = tensor.quantisation
     assert q is not None
     scaled = np.round(values / float(q.scale.flat[0])) + int(q.zero_point.flat[0])
-    return np.clip(scaled, -128, 127).astype(np.int8).reshape(len(values), -1)
+    return np.asarray(np.clip(scaled, -128, 127), np.int8).reshape(len(values), -1)
 
 
 def random_inputs(model: Model, n: int, seed: int) -> NDArray[np.int8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from jouleflow.firmware.machine import (
 )
 from jouleflow.graph.reference import run_reference
 from jouleflow.plan.lowering import Lowered, tiles_of
+from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.plan.plan import Plan
 from jouleflow.profile.profile import Profile
 from jouleflow.record.run import (
@@ -104,24 +105,16 @@ def execute(
         expected = run_reference(firmware.lowered.model, inputs[:n]).reshape(n, -1)
         matches = bool(np.array_equal(expected, machine.answers[:n]))
     run = _run_of(machine, scenario, profile, predicted, np.concatenate(kept) if kept else np.zeros(0, EVENT))
-    from dataclasses import replace
-
     run = replace(
         run,
         complete=n == len(inputs) and not interrupted,
         outputs_match_reference=matches,
-        peak_sram_bytes=firmware.sram_bytes - _stack_reserve() + peak_stack,
+        peak_sram_bytes=firmware.sram_bytes - STACK_BYTES + peak_stack,
         deadline_s=deadline_s,
         revision=revision,
         answers=answers_of(machine.answers[:n]) if answers_of else (),
     )
     return Execution(run, machine.answers[:n])
-
-
-def _stack_reserve() -> int:
-    from jouleflow.plan.memory import STACK_BYTES
-
-    return STACK_BYTES
 
 
 def _done(machine: Machine) -> bool:

@@ -9,6 +9,7 @@ import ctypes
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import unicorn
@@ -47,14 +48,14 @@ EVENT = np.dtype(
 )  # fmt: skip
 
 
-def _fields(kind: object, names: str) -> list[tuple[str, object]]:
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
 class MachineStruct(ctypes.Structure):
     """struct machine of machine.h."""
 
-    _fields_ = (  # type: ignore[assignment]
+    _fields_ = (
         [("supply", SupplyStruct)]
         + _fields(ctypes.c_double, "capacitance_f")
         + _fields(ctypes.c_void_p, "uc emu_stop")

@@ -274,7 +274,7 @@ def requantize_table(source: Quantisation, target: Quantisation, act_min: int, a
     """[256]: each int8 of `source` as an int8 of `target`, clamped."""
     multiplier, shift = quantize_multiplier(float(source.scale.flat[0]) / float(target.scale.flat[0]))
     values = scale_int32(ALL_INT8 - int(source.zero_point.flat[0]), multiplier, shift) + int(target.zero_point.flat[0])
-    return np.clip(values, act_min, act_max).astype(np.int8)
+    return np.asarray(np.clip(values, act_min, act_max), np.int8)
 
 
 def logistic_table(source: Quantisation, target: Quantisation) -> NDArray[np.int8]:
@@ -285,7 +285,7 @@ def logistic_table(source: Quantisation, target: Quantisation) -> NDArray[np.int
     value = np.float32(1.0) / (np.float32(1.0) + np.exp(-real, dtype=np.float32))
     scaled = (value * inverse).astype(np.float32)
     rounded = np.floor(np.abs(scaled) + np.float32(0.5)) * np.sign(scaled)
-    return np.clip(rounded.astype(np.int64) + int(target.zero_point.flat[0]), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(rounded + int(target.zero_point.flat[0]), -128, 127), np.int8)
 
 
 def softmax_table(scale: float, beta: float) -> NDArray[np.float32]:
@@ -318,4 +318,4 @@ def _nearest(n_in: int, n_out: int, a: ResizeNearest) -> NDArray[np.int64]:
     offset = np.float32(0.5 if a.half_pixel_centers else 0.0)
     at = (np.arange(n_out, dtype=np.float32) + offset) * scale
     index = np.floor(at + np.float32(0.5)) if a.align_corners else np.floor(at)
-    return np.clip(index.astype(np.int64), 0, n_in - 1)
+    return np.asarray(np.clip(index, 0, n_in - 1), np.int64)

@@ -31,7 +31,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
 def saturating_rounding_doubling_high_mul(a: NDArray[np.integer], b: NDArray[np.integer] | int) -> NDArray[np.int64]:
     """High half of 2ab, rounded to nearest. Shapes broadcast; values are int32 in int64."""
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    return np.minimum((product + (1 << 30)) >> 31, INT32_MAX)
+    return np.asarray(np.minimum((product + (1 << 30)) >> 31, INT32_MAX))
 
 
 def rounding_divide_by_power_of_two(x: NDArray[np.int64], exponent: NDArray[np.integer] | int) -> NDArray[np.int64]:
@@ -54,8 +54,8 @@ def scale_int32(
     x: NDArray[np.integer], multiplier: NDArray[np.integer] | int, shift: NDArray[np.integer] | int
 ) -> NDArray[np.int64]:
     """x * multiplier * 2^(shift - 31) in int32 arithmetic; the right shift rounds halves away from zero."""
-    shift = np.asarray(shift, np.int64)
-    return rounding_divide_by_power_of_two(_doubling_high_product(x, multiplier, shift), np.maximum(-shift, 0))
+    shifts = np.asarray(shift, np.int64)
+    return rounding_divide_by_power_of_two(_doubling_high_product(x, multiplier, shifts), np.maximum(-shifts, 0))
 
 
 def scale_accumulator(
@@ -65,6 +65,6 @@ def scale_accumulator(
 
     Found by experiment against LiteRT with its delegate-free resolver; the difference shows only for negative outputs.
     """
-    shift = np.asarray(shift, np.int64)
-    right = np.maximum(-shift, 0)
-    return (_doubling_high_product(x, multiplier, shift) + ((np.int64(1) << right) >> 1)) >> right
+    shifts = np.asarray(shift, np.int64)
+    right = np.maximum(-shifts, 0)
+    return np.asarray((_doubling_high_product(x, multiplier, shifts) + ((np.int64(1) << right) >> 1)) >> right)

@@ -33,7 +33,17 @@ from jouleflow.graph.model import (
 from jouleflow.graph.onnx_check import attributes_of, parse_onnx, tensor_array
 from jouleflow.graph.onnx_float import load_float
 
-BROKEN = (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError, MemoryError, RecursionError)
+BROKEN = (
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+    ArithmeticError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +205,10 @@ class Reader:
             if len(node.input) > 2 and node.input[2]
             else np.zeros(scale.size, np.uint8)
         )
+        if not (scale.size and np.all(np.isfinite(scale)) and np.all(scale > 0)):
+            raise ModelError(
+                f"{self.where(node)}: scale {scale.min(initial=np.inf)} must be finite and > 0; quantise the model again"
+            )
         offset = 128 if dtype == "uint8" else 0
         return Quantisation(scale, zero.astype(np.int32) - offset, axis if scale.size > 1 else None), offset
 
@@ -209,7 +223,9 @@ class Reader:
 
         act = (at(pending.clamp[0], -128), at(pending.clamp[1], 127))
         a = pending.attributes
-        if isinstance(a, Conv2D | Dense | Elementwise | Requantize) or (isinstance(a, Pool2D) and not pending.keeps_quantisation):
+        if isinstance(a, Conv2D | Dense | Elementwise | Requantize) or (
+            isinstance(a, Pool2D) and not pending.keeps_quantisation
+        ):
             a = replace(a, act_min=act[0], act_max=act[1])
         name = pending.name or name
         if pending.keeps_quantisation:  # pooling and resizing work in their input's quantisation

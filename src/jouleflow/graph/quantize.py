@@ -39,7 +39,7 @@ def load_calibration(path: Path) -> NDArray[np.float32]:
         raise InputError(
             f"{path.name} holds {len(floats)} float arrays of more than one dimension: it must hold exactly one"
         )
-    return floats[0].astype(np.float32)
+    return np.asarray(floats[0], np.float32)
 
 
 def quantize_model(path: Path, calibration: NDArray[np.float32], output: Path, *, per_channel: bool = True) -> Path:
@@ -158,7 +158,8 @@ def _shortcuts_to_convolutions(proto: ModelProto) -> None:
     for node in graph.node:
         if node.op_type != "Slice" or id(node) in done:
             continue
-        chain, strides = [node], {}
+        chain: list[Any] = [node]
+        strides: dict[int, int] = {}
         while True:
             starts, ends, axes, steps = (constants.get(name) for name in (*chain[-1].input[1:], "", "", "")[:4])
             if starts is None or ends is None or axes is None or np.any(starts) or np.any(ends < 2**30):

@@ -162,4 +162,4 @@ def _softmax(c: k.SoftmaxConstants, x: Int8) -> Int8:
         total = (total + values[..., i]).astype(np.float32)
     inverse = (np.float32(1.0) / (total * c.output_scale)).astype(np.float32)
     scaled = (values * inverse[..., None]).astype(np.float32) + np.float32(0.5)
-    return np.clip(scaled.astype(np.int64) + c.output_zero_point, -128, 127).astype(np.int8)
+    return np.asarray(np.clip(scaled.astype(np.int64) + c.output_zero_point, -128, 127), np.int8)

@@ -38,6 +38,7 @@ BROKEN = (
     KeyError,
     MemoryError,
     RecursionError,
+    ArithmeticError,
 )
 MAX_NAME = 200
 

@@ -158,7 +158,8 @@ def _depthwise(op: Operator, tensors: list[Tensor]) -> Layer:
     w, x, y = _weights(op, tensors), tensors[op.inputs[0]].shape, tensors[op.outputs[0]].shape
     if len(w.shape) != 4 or w.shape[0] != 1 or len(x) != 4 or w.shape[3] % x[3]:
         raise ModelError(f"a DEPTHWISE_CONV_2D has weights {w.shape} on an input {x}: channels do not match")
-    assert w.data is not None and w.quantisation is not None
+    assert w.data is not None
+    assert w.quantisation is not None
     data = np.ascontiguousarray(w.data.transpose(3, 1, 2, 0))
     q = w.quantisation
     if q.per_channel and q.axis != 3:

@@ -32,4 +32,4 @@ def step_cycles(op: Op, variant: str, n_tiles: int) -> float:
     per_mac = PER_MAC_SMALL_CYCLES if variant == "small" else PER_MAC_CYCLES.get(op.kind, 0.0)
     per_output = PER_OUTPUT_CYCLES.get(op.kind, OTHER_OUTPUT_CYCLES)
     window = op.window.kernel[0] * op.window.kernel[1] if op.kind.endswith("pool") else 1
-    return PER_TILE_CYCLES * n_tiles + per_mac * op.macs + per_output * op.output.size_bytes * window**0.8
+    return PER_TILE_CYCLES * n_tiles + per_mac * op.macs + per_output * op.output.size_bytes * float(window**0.8)

@@ -140,7 +140,7 @@ def _resident_step(op: Op, free: int, device: Device) -> Step | None:
         o = op.output
         if wanted == 1 or op.kind == "capture_input":
             return Step(Tile(o.rows, o.cols, o.channels), variant)
-        tiles = [t for t in _candidates(op, False)]
+        tiles = list(_candidates(op, False))
         n_tiles = [n[0] * n[1] * n[2] for n in (tiles_of(op, t.rows, t.cols, t.channels) for t in tiles)]
         pick = min(range(len(tiles)), key=lambda i: abs(n_tiles[i] - wanted))
         return Step(tiles[pick], variant)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from jouleflow.errors import MissingCapability, TraceError
 from jouleflow.trace.trace import Trace
@@ -118,9 +119,9 @@ def _positive(**values: float) -> None:
             raise TraceError(f"{name}={value} must be a finite number > 0")
 
 
-def _trace(name: str, power_w: np.ndarray, step_s: float, source: str) -> Trace:
-    time_s = np.arange(power_w.size) * step_s
-    return Trace(name, "W", time_s, np.asarray(power_w, np.float64), float(time_s[-1] + step_s), source, True)
+def _trace(name: str, power_w: NDArray[np.floating], step_s: float, source: str) -> Trace:
+    time_s = np.asarray(np.arange(power_w.size) * step_s, np.float64)
+    return Trace(name, "W", time_s, power_w.astype(np.float64), float(time_s[-1] + step_s), source, True)
 
 
 def write_trace(trace: Trace, path: Path) -> Path:

@@ -85,8 +85,8 @@ def parse_trace(text: str, name: str) -> Trace:
     lines = text.splitlines()
     start = 0
     while start < len(lines) and (lines[start].startswith("#") or not lines[start].strip()):
-        key, _, value = lines[start].lstrip("# ").partition(":")
-        notes[key.strip().lower()] = value.strip()
+        key, _, text_value = lines[start].lstrip("# ").partition(":")
+        notes[key.strip().lower()] = text_value.strip()
         start += 1
     if start >= len(lines):
         raise TraceError(f"{name} holds no rows: it needs a header with time_s and power_w, and rows")
