@@ -14,15 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.device.device import Device
-from jouleflow.device.load import load_system
-from jouleflow.firmware.build import Firmware, build_firmware
-from jouleflow.firmware.profiling import profile_by_emulation
-from jouleflow.graph.load import load_model
+from jouleflow.firmware.build import Firmware
+from jouleflow.flow import build as build_flow
+from jouleflow.flow import prepare
 from jouleflow.graph.model import Model
-from jouleflow.plan.lowering import Lowered, lower
-from jouleflow.plan.planner import draft_plan, finish_plan
+from jouleflow.plan.lowering import Lowered
 from jouleflow.profile.profile import Profile
-from jouleflow.trace.load import load_trace
 
 ROOT = Path(__file__).resolve().parents[1]
 MLPERF = {
@@ -69,17 +66,11 @@ def build(
     path: Path, board: str, trace: str, sram_bytes: int | None = None, capacitance_f: float | None = None
 ) -> Built:
     """Plans and builds a model for a board and a recorded trace (by name), or a bundled one."""
-    model = load_model(path)
-    lowered = lower(model)
-    device = load_system(board).device
-    if capacitance_f:
-        device = device.with_capacitance(capacitance_f)
-    draft = draft_plan(lowered, device, sram_bytes)
-    profile = profile_by_emulation(lowered, draft.plan, device)
     recorded = data_dir() / "harvest" / f"{trace}.csv.gz"
-    harvest = load_trace(str(recorded) if recorded.exists() else trace)
-    plan = finish_plan(lowered, draft, profile, device, harvest)
-    return Built(model, lowered, device, profile, build_firmware(lowered, plan, device))
+    p = prepare(
+        path, board, str(recorded) if recorded.exists() else trace, sram_bytes=sram_bytes, capacitance_f=capacitance_f
+    )
+    return Built(p.lowered.model, p.lowered, p.device, p.profile, build_flow(p))
 
 
 def write_json(name: str, rows: Any) -> Path:

@@ -14,7 +14,7 @@ from jouleflow.firmware.profiling import profile_by_emulation
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import Lowered, lower
 from jouleflow.plan.plan import Plan
-from jouleflow.plan.planner import draft_plan, finish_plan
+from jouleflow.plan.planner import draft_plan, finish_plan, measured_cycles, misjudged
 from jouleflow.profile.profile import Profile
 from jouleflow.record.run import Estimate
 from jouleflow.sim.simulate import predict
@@ -61,6 +61,10 @@ def prepare(
     draft = draft_plan(lowered, device, sram_bytes, planner)
     note("profiling every tile on the emulated board")
     profile = profile_by_emulation(lowered, draft.plan, device)
+    if misjudged(profile, device):
+        note("cutting it finer, with what was measured")
+        draft = draft_plan(lowered, device, sram_bytes, planner, measured_cycles(lowered, profile))
+        profile = profile_by_emulation(lowered, draft.plan, device)
     note("placing commits")
     plan = finish_plan(lowered, draft, profile, device, scenario.harvest)
     return Prepared(lowered, device, scenario, profile, plan)

@@ -179,7 +179,9 @@ def _mul(op: Op, c: prepared.MulConstants, p: str) -> KernelTables:
 
 
 def _pool(op: Op, c: prepared.PoolConstants, p: str) -> KernelTables:
-    return KernelTables(f"{op.kind}_s8", f"&{p}", [f"static const struct pool {p} = {{{c.act_min}, {c.act_max}}};"])
+    return KernelTables(
+        f"{op.kind}_s8", f"&{p}", [f"static const struct pool {p} = {{{c.act_min}, {c.act_max}, {int(c.halves_up)}}};"]
+    )
 
 
 def _mean(op: Op, c: prepared.MeanConstants, p: str) -> KernelTables:

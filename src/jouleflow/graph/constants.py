@@ -82,10 +82,11 @@ class MulConstants:
 
 @dataclass(frozen=True, slots=True)
 class PoolConstants:
-    """Average and maximum pooling keep scale and zero point."""
+    """Average and maximum pooling keep scale and zero point. halves_up: see Pool2D."""
 
     act_min: int
     act_max: int
+    halves_up: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ def layer_constants(model: Model, layer: Layer) -> Constants:
     if isinstance(a, Elementwise):
         return _add(model, layer, a) if layer.op == "add" else _mul(model, layer, a)
     if isinstance(a, Pool2D):
-        return PoolConstants(a.act_min, a.act_max)
+        return PoolConstants(a.act_min, a.act_max, a.halves_up)
     if isinstance(a, Mean):
         return _mean(model, layer)
     if isinstance(a, Requantize):

@@ -85,13 +85,17 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Pool2D:
-    """avg_pool and max_pool; a global pool has the kernel of its input. Padding is never counted in an average."""
+    """avg_pool and max_pool; a global pool has the kernel of its input. Padding is never counted in an average.
+
+    halves_up: averages round halves up, as files quantised to uint8 do, and not away from zero.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     act_min: int
     act_max: int
+    halves_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

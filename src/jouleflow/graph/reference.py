@@ -149,6 +149,8 @@ def _pool(layer: Layer, c: k.PoolConstants, x: Int8, out_shape: tuple[int, ...])
                 total = area.sum(axis=(1, 2))
                 half = np.where(total > 0, n // 2, -(n // 2))
                 value = np.trunc((total + half) / n).astype(np.int64)
+                if c.halves_up:
+                    value = (total + n // 2) // n
             result[:, r, col] = np.clip(value, c.act_min, c.act_max)
     return result
 

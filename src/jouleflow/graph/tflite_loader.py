@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import tflite
 
 from jouleflow.errors import ModelError
 from jouleflow.graph.check import MAX_FILE_BYTES, check_model, check_quantisation, check_shape
-from jouleflow.graph.model import Model, Quantisation, Tensor
+from jouleflow.graph.model import Model, Pool2D, Quantisation, Tensor
 from jouleflow.graph.tflite_ops import READERS, Operator, float_layer
 
 OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if not k.startswith("_")}
@@ -96,7 +97,8 @@ def _read(data: bytes, name: str) -> Model:
         layers = tuple(float_layer(op, tensors) for op in operators)
         model = Model(name, digest, tuple(tensors), layers, inputs, outputs, "tflite", False)
         return check_model(model)
-    return check_model(_integer_model(name, digest, tensors, operators, inputs, outputs))
+    unsigned = {i for i in range(graph.TensorsLength()) if graph.Tensors(i).Type() == tflite.TensorType.UINT8}
+    return check_model(_integer_model(name, digest, tensors, operators, inputs, outputs, unsigned))
 
 
 def _integer_model(
@@ -106,6 +108,7 @@ def _integer_model(
     operators: list[Operator],
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
+    unsigned: set[int],
 ) -> Model:
     unknown = [
         f"{_where(op, tensors)} ({op.kind})" for op in operators if op.kind not in READERS and op.kind != "DEQUANTIZE"
@@ -128,7 +131,10 @@ def _integer_model(
         if op.kind == "QUANTIZE" and tensors[op.inputs[0]].dtype == "float32" and op.inputs[0] in inputs:
             inputs = tuple(op.outputs[0] if i == op.inputs[0] else i for i in inputs)
             continue
-        layers.append(READERS[op.kind](op, tensors))
+        layer = READERS[op.kind](op, tensors)
+        if isinstance(layer.attributes, Pool2D) and layer.inputs[0] in unsigned:
+            layer = replace(layer, attributes=replace(layer.attributes, halves_up=True))
+        layers.append(layer)
     outputs = tuple(renamed.get(i, i) for i in outputs)
     model = Model(name, digest, tuple(tensors), tuple(layers), inputs, outputs, "tflite")
     for layer in layers:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible, InputError, near_matches
 from jouleflow.plan.commits import CommitPlan, place_commits
+from jouleflow.plan.cost import Measured
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import STACK_BYTES, nvm_homes, static_bytes
 from jouleflow.plan.plan import Certificate, Placement, Plan
@@ -38,7 +39,13 @@ def check_planner(planner: str) -> str:
     return planner
 
 
-def draft_plan(lowered: Lowered, device: Device, sram_bytes: int | None = None, planner: str = "tile") -> Draft:
+def draft_plan(
+    lowered: Lowered,
+    device: Device,
+    sram_bytes: int | None = None,
+    planner: str = "tile",
+    measured: Measured | None = None,
+) -> Draft:
     """Tiles and SRAM layout within the budget (the board's SRAM when None).
 
     Raises Infeasible naming the least SRAM that works, or the capacitor when one tile outlasts a charge.
@@ -50,7 +57,7 @@ def draft_plan(lowered: Lowered, device: Device, sram_bytes: int | None = None, 
         raise InputError(f"--sram {budget}B exceeds the {limit} bytes of {device.name}: give at most {limit // 1024}kB")
     overhead = STACK_BYTES + static_bytes(len(lowered.buffer_bytes))
     try:
-        tiling = make_tiling(lowered, device, budget - overhead)
+        tiling = make_tiling(lowered, device, budget - overhead, measured or {})
     except ArenaTooSmall as error:
         least = error.least_arena + overhead
         raise Infeasible(
@@ -61,6 +68,21 @@ def draft_plan(lowered: Lowered, device: Device, sram_bytes: int | None = None, 
     return Draft(
         tiling, _assemble(planner, lowered, device, tiling, end, budget, Estimate(0.0, 0.0), Certificate(0.0, 0.0))
     )
+
+
+# A tile dearer than this share of a charge was misjudged by the cost model: the draft is made again with measured cycles.
+TILE_TOO_DEAR_FRAC = 0.1
+
+
+def misjudged(profile: Profile, device: Device) -> bool:
+    """Whether some tile costs so much of a charge that the draft should be made again, from `measured_cycles`."""
+    dearest = max(float(s.energy_j.max()) for s in profile.steps)
+    return dearest > TILE_TOO_DEAR_FRAC * device.store.usable_j
+
+
+def measured_cycles(lowered: Lowered, profile: Profile) -> Measured:
+    """Cycles of each step as profiled, for another draft."""
+    return {op: float(s.cycles.sum()) for op, s in zip(lowered.ops, profile.steps, strict=True)}
 
 
 def finish_plan(lowered: Lowered, draft: Draft, profile: Profile, device: Device, harvest: Trace) -> Plan:

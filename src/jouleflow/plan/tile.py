@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
-from jouleflow.plan.cost import step_cycles
+from jouleflow.plan.cost import Measured, step_cycles
 from jouleflow.plan.lowering import Lowered, Op, tiles_of
 from jouleflow.plan.memory import OVERREAD_BYTES, Block, align, input_tile_bytes, lay_out, scratch_bytes
 from jouleflow.plan.plan import Step, Tile
@@ -77,12 +77,12 @@ def _candidates(op: Op, staged_output: bool) -> Iterator[Tile]:
             yield Tile(1, 1, channels)
 
 
-def _transfer_cost_s(op: Op, step: Step, resident: frozenset[int], device: Device) -> float:
+def _transfer_cost_s(op: Op, step: Step, resident: frozenset[int], device: Device, measured: Measured) -> float:
     """Seconds of staging for one pass over the step, and its computing."""
     nvm = device.memory("nvm")
     tile, out = step.tile, op.output
     n_rows, n_cols, n_channels = tiles_of(op, tile.rows, tile.cols, tile.channels)
-    seconds = step_cycles(op, step.variant, n_rows * n_cols * n_channels) / device.points[0].clock_hz("cpu")
+    seconds = step_cycles(op, step.variant, n_rows * n_cols * n_channels, measured) / device.points[0].clock_hz("cpu")
     for k, operand in enumerate(op.inputs):
         if operand.buffer not in resident:
             tile_bytes = input_tile_bytes(op, k, tile)
@@ -104,37 +104,37 @@ def _charge_s(device: Device) -> float:
     return max(store.usable_j - boot_j, 0.0) * device.converter.output_eff_frac / point.active_w
 
 
-def _fits_charge(op: Op, step: Step, device: Device) -> bool:
+def _fits_charge(op: Op, step: Step, device: Device, measured: Measured) -> bool:
     """Whether one tile is at most a quarter of a charge, so that several fit with boot and recovery."""
     n_rows, n_cols, n_channels = tiles_of(op, step.tile.rows, step.tile.cols, step.tile.channels)
     n = n_rows * n_cols * n_channels
     if op.kind == "capture_input":
         return True
-    seconds = _transfer_cost_s(op, step, frozenset(), device) / n
+    seconds = _transfer_cost_s(op, step, frozenset(), device, measured) / n
     return n <= MAX_TILES_PER_STEP * 16 and seconds <= _charge_s(device) / 4
 
 
-def _staged_step(op: Op, resident: frozenset[int], free: int, device: Device) -> Step | None:
+def _staged_step(op: Op, resident: frozenset[int], free: int, device: Device, measured: Measured) -> Step | None:
     """The cheapest step that fits `free` bytes of SRAM, for a step with a staged operand."""
     best: tuple[float, Step] | None = None
     for variant in _variants(op):
         for tile in _candidates(op, op.output.buffer not in resident):
             step = Step(tile, variant)
             inputs, output, scratch = _staged_bytes(op, step, resident)
-            if sum(inputs) + output + scratch > free or not _fits_charge(op, step, device):
+            if sum(inputs) + output + scratch > free or not _fits_charge(op, step, device, measured):
                 continue
-            cost = _transfer_cost_s(op, step, resident, device)
+            cost = _transfer_cost_s(op, step, resident, device, measured)
             if best is None or cost < best[0]:
                 best = (cost, step)
     return None if best is None else best[1]
 
 
-def _resident_step(op: Op, free: int, device: Device) -> Step | None:
+def _resident_step(op: Op, free: int, device: Device, measured: Measured) -> Step | None:
     """The step of an operator whose buffers are all in SRAM: tiles are the grain of progress."""
     for variant in _variants(op):
         if scratch_bytes(op, variant) > free:
             continue
-        cycles = step_cycles(op, variant, 1)
+        cycles = step_cycles(op, variant, 1, measured)
         grain = max(_charge_s(device) * device.points[0].clock_hz("cpu") / TILES_PER_CHARGE, 2000.0)
         wanted = max(1, min(round(cycles / grain), MAX_TILES_PER_STEP))
         o = op.output
@@ -147,29 +147,29 @@ def _resident_step(op: Op, free: int, device: Device) -> Step | None:
     return None
 
 
-def _choose_step(op: Op, resident: frozenset[int], free: int, device: Device) -> Step | None:
+def _choose_step(op: Op, resident: frozenset[int], free: int, device: Device, measured: Measured) -> Step | None:
     if all(o.buffer in resident for o in (*op.inputs, op.output)):
-        return _resident_step(op, free, device)
-    return _staged_step(op, resident, free, device)
+        return _resident_step(op, free, device, measured)
+    return _staged_step(op, resident, free, device, measured)
 
 
-def make_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling:
+def make_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Measured) -> Tiling:
     """Tile shapes and SRAM layout within arena_limit bytes.
 
     Raises ArenaTooSmall with the least arena that works, or Infeasible when a single tile outlasts a charge.
     """
-    found = _try_tiling(lowered, device, arena_limit)
+    found = _try_tiling(lowered, device, arena_limit, measured)
     if isinstance(found, Tiling):
         return found
     low, high = arena_limit, max(4 * sum(lowered.buffer_bytes) + 65536, arena_limit * 2)
-    if not isinstance(_try_tiling(lowered, device, high), Tiling):
+    if not isinstance(_try_tiling(lowered, device, high, measured), Tiling):
         raise Infeasible(
             f"one tile of step {found} ({lowered.ops[found].kind}) costs more than a quarter of a charge of "
             f"{device.store.usable_j * 1e3:.3g} mJ on {device.name}: take a larger capacitor or a wider voltage range"
         )
     while high - low > 16:
         middle = (low + high) // 2
-        if isinstance(_try_tiling(lowered, device, middle), Tiling):
+        if isinstance(_try_tiling(lowered, device, middle, measured), Tiling):
             high = middle
         else:
             low = middle
@@ -184,7 +184,7 @@ class ArenaTooSmall(Exception):
         self.least_arena = least_arena
 
 
-def _try_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling | int:
+def _try_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Measured) -> Tiling | int:
     """A tiling, or the index of the step that cannot be made to fit."""
     resident = frozenset(range(len(lowered.buffer_bytes)))
     while True:
@@ -192,7 +192,7 @@ def _try_tiling(lowered: Lowered, device: Device, arena_limit: int) -> Tiling | 
         stuck: int | None = None
         for k, op in enumerate(lowered.ops):
             held = sum(align(lowered.buffer_bytes[b] + OVERREAD_BYTES) for b in lowered.live[k] if b in resident)
-            step = _choose_step(op, resident, arena_limit - held, device) if held <= arena_limit else None
+            step = _choose_step(op, resident, arena_limit - held, device, measured) if held <= arena_limit else None
             if step is None:
                 stuck = k
                 break

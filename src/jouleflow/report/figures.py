@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from jouleflow.record.run import EVENT_KINDS, Run
+from jouleflow.record.run import EVENT_KINDS, Events, Run
 from jouleflow.report.text import ENERGY_WORDS, TIME_WORDS
 
 PALETTE = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#eeca3b", "#ff9da6", "#bab0ac")
@@ -20,10 +22,42 @@ def _style(figure: go.Figure, height: int) -> go.Figure:
         height=height, margin={"l": 60, "r": 20, "t": 30, "b": 45}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, legend={"orientation": "h", "y": -0.2}, barmode="stack",
         hoverlabel={"namelength": -1},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,0.6)", "activecolor": PALETTE[0]},
+        legend_traceorder="normal",
     )  # fmt: skip
     figure.update_xaxes(gridcolor=FAINT, zerolinecolor=FAINT)
     figure.update_yaxes(gridcolor=FAINT, zerolinecolor=FAINT)
     return figure
+
+
+def busiest_charge(run: Run) -> Run:
+    """The run cut to one charge: the one with the median amount of work, from shortly before its boot to its death."""
+    e = run.events
+    boots = np.flatnonzero(e.kind == EVENT_KINDS.index("boot"))
+    if boots.size == 0:
+        return run
+    ends = np.append(boots[1:], len(e))
+    order = np.argsort(ends - boots)
+    k = int(order[len(order) // 2])
+    first, last = int(boots[k]), int(ends[k])
+    if e.kind[last - 1] == EVENT_KINDS.index("charge"):
+        last -= 1
+    window = slice(first, max(last, first + 1))
+    start = float(e.time_s[first])
+    columns = {f.name: getattr(e, f.name)[window] for f in fields(e)}
+    columns["time_s"] = columns["time_s"] - start
+    events = Events(**columns)
+    before = (
+        run.voltage_v[np.searchsorted(run.voltage_time_s, start, side="right") - 1] if run.voltage_v.size else run.on_v
+    )
+    ends_s = events.time_s + events.duration_s
+    voltage = np.concatenate([[before], events.voltage_v])
+    return replace(run, events=events, voltage_time_s=np.concatenate([[0.0], ends_s]), voltage_v=voltage)
+
+
+def charge_figure(run: Run) -> go.Figure:
+    """One charge, close up: the store runs down while tiles are computed and committed."""
+    return voltage_figure(busiest_charge(run))
 
 
 def _time_unit(longest_s: float) -> tuple[float, str]:
@@ -72,8 +106,9 @@ def voltage_figure(run: Run) -> go.Figure:
 
 def _add_timeline(figure: go.Figure, run: Run, scale: float, unit: str) -> None:
     e = run.events
-    tile, commit = EVENT_KINDS.index("tile"), EVENT_KINDS.index("commit")
+    tile = EVENT_KINDS.index("tile")
     starts, durations, layers = _merge(run, tile)
+    total = float(e.time_s[-1] + e.duration_s[-1]) if len(e) else 1.0
     names = [r.name for r in run.layers]
     for layer in np.unique(layers):
         pick = layers == layer
@@ -81,14 +116,20 @@ def _add_timeline(figure: go.Figure, run: Run, scale: float, unit: str) -> None:
         figure.add_trace(
             go.Bar(
                 x=np.maximum(durations[pick], 0) / scale, base=starts[pick] / scale, y=np.full(pick.sum(), 2.0), orientation="h", width=0.9,
-                marker={"color": PALETTE[int(layer) % len(PALETTE)], "line": {"width": 0}}, name=f"{layer} {_plain(label)}", showlegend=False,
+                marker={"color": PALETTE[int(layer) % len(PALETTE)], "line": {"width": 0}}, name=f"{layer} {_plain(label)}", showlegend=False, textposition="inside", insidetextanchor="middle",
+                text=[_short(label) if wide else "" for wide in durations[pick] > 0.08 * total],
                 hovertemplate=f"{_plain(label)}<br>from %{{base:.5g}} {unit}<extra></extra>",
             ), row=2, col=1,
         )  # fmt: skip
-    for times, y, symbol, colour, label in (
-        (e.time_s[e.kind == commit], 1.0, "line-ns-open", PALETTE[2], "commit"),
-        (failures_at_s(run), 0.3, "x", FAILURE, "power failure"),
-    ):
+    for kind, colour in (("boot", PALETTE[6]), ("recover", PALETTE[4]), ("commit", PALETTE[2])):
+        starts, durations, _ = _merge(run, EVENT_KINDS.index(kind))
+        figure.add_trace(
+            go.Bar(
+                x=durations / scale, base=starts / scale, y=np.full(starts.size, 1.0), orientation="h", width=0.7, marker={"color": colour, "line": {"width": 0}},
+                name={"recover": "recovery"}.get(kind, kind), hovertemplate=f"{kind} from %{{base:.5g}} {unit}<extra></extra>",
+            ), row=2, col=1,
+        )  # fmt: skip
+    for times, y, symbol, colour, label in ((failures_at_s(run), 0.3, "x", FAILURE, "power failure"),):
         shown = times if times.size <= MAX_BARS else times[:: times.size // MAX_BARS + 1]
         figure.add_trace(
             go.Scattergl(
@@ -96,6 +137,11 @@ def _add_timeline(figure: go.Figure, run: Run, scale: float, unit: str) -> None:
                 name=label, hovertemplate=f"{label} at %{{x:.5g}} {unit}<extra></extra>",
             ), row=2, col=1,
         )  # fmt: skip
+
+
+def _short(text: str) -> str:
+    """The part of a layer name that tells it from others, for a label in a bar."""
+    return "/".join(_plain(text).strip("/").split("/")[-2:])[:18]
 
 
 def _plain(text: str) -> str:
@@ -153,8 +199,8 @@ def _stacked(parts: list[tuple[str, float]], scale: float, unit: str, label: str
     figure.update_xaxes(title_text=unit)
     figure.update_yaxes(showticklabels=False)
     figure.update_layout(showlegend=True)
-    styled = _style(figure, 230)
-    styled.update_layout(legend={"orientation": "h", "y": -0.55, "font": {"size": 12}})
+    styled = _style(figure, 260)
+    styled.update_layout(legend={"orientation": "h", "y": -0.75, "font": {"size": 12}})
     return styled
 
 

@@ -14,7 +14,7 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from jouleflow.record.run import Run
-from jouleflow.report.figures import MAX_BARS, energy_figure, latency_figure, time_figure, voltage_figure
+from jouleflow.report.figures import MAX_BARS, charge_figure, energy_figure, latency_figure, time_figure, voltage_figure
 from jouleflow.report.summary import deadline_misses, energy_per_inference_j, nvm_lifetime_years, percentile_s
 from jouleflow.units import format_quantity as q
 
@@ -26,6 +26,7 @@ def write_page(run: Run, path: Path) -> Path:
     script = (files("jouleflow") / "report" / "page.js").read_text()
     figures: list[tuple[str, str, Callable[[Run], go.Figure]]] = [
         ("voltage", "Capacitor and work", voltage_figure),
+        ("charge", "One charge, close up", charge_figure),
         ("energy", "Where the energy went", energy_figure),
         ("time", "Where the time went", time_figure),
     ]
@@ -43,7 +44,7 @@ def write_page(run: Run, path: Path) -> Path:
         predicted=_predicted(run),
         layers=_layers(run),
         details=_details(run),
-        voltage=sections["voltage"],
+        voltage=sections["voltage"] + sections["charge"],
         shares=sections["energy"] + sections["time"],
         latency=sections.get("latency", ""),
     )
@@ -57,6 +58,8 @@ def _section(name: str, title: str, figure: go.Figure) -> str:
     # "</script>" in a layer name must not end the script: < is written as an escape that JSON reads back
     data = plotly.io.to_json(figure, validate=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     note = ""
+    if name == "charge":
+        note = "<p class=note>A charge with a typical amount of work, from boot to power failure. Bars are layers: point at one to see which.</p>"
     if name == "voltage":
         note = f"<p class=note>Tiles of one layer that follow each other are drawn as one bar; at most {MAX_BARS:,} bars and markers are drawn. Drag to zoom, double-click to reset.</p>"
     return f'<section><h2>{title}</h2><div class=figure id="{name}"></div>{note}<script type="application/json" data-figure="{name}">{data}</script></section>'
@@ -116,7 +119,7 @@ def _cards(run: Run) -> str:
         cards.append(
             _card(
                 "NVM lifetime",
-                f"{years:,.3g} years" if years < 1e6 else "over 1 million years",
+                f"{years:,.3g} years" if years < 1e6 else "> 1 million years",
                 "until the most written byte wears out",
             )
         )

@@ -66,6 +66,7 @@ struct mul {
 /* avg_pool_s8, max_pool_s8 */
 struct pool {
     int32_t act_min, act_max;
+    int32_t halves_up; /* averages round halves up (files of uint8 origin), not away from 0 */
 };
 
 /* mean_s8: sum over height and width, scaled once. */

@@ -41,7 +41,8 @@ int avg_pool_s8(const struct op *op, const struct job *j)
             int8_t *out = out_pixel(j, r, c);
             for (int32_t m = j->m0; m < j->m1; m++) {
                 int32_t acc = sum_over(op, &j->in[0], a, m);
-                *out++ = (int8_t)clamp((acc > 0 ? acc + n / 2 : acc - n / 2) / n, p->act_min, p->act_max);
+                int32_t mean = p->halves_up ? (acc + 128 * n + n / 2) / n - 128 : (acc > 0 ? acc + n / 2 : acc - n / 2) / n;
+                *out++ = (int8_t)clamp(mean, p->act_min, p->act_max);
             }
         }
     return 0;
