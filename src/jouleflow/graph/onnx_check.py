@@ -19,6 +19,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from jouleflow.errors import ModelError
 from jouleflow.graph.check import MAX_ELEMENTS, MAX_FILE_BYTES
+from jouleflow.graph.onnx_wire import check_wire
 
 MAX_DEPTH = 8
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -31,6 +32,7 @@ def parse_onnx(data: bytes, name: str) -> ModelProto:
     """
     if len(data) > MAX_FILE_BYTES:
         raise ModelError(f"{name} has {len(data)} bytes: at most {MAX_FILE_BYTES} are allowed")
+    check_wire(data, name)
     model = ModelProto()
     try:
         model.ParseFromString(data)
@@ -40,8 +42,15 @@ def parse_onnx(data: bytes, name: str) -> ModelProto:
         raise ModelError(f"{name} holds no graph: it is not an ONNX model, or is truncated")
     if model.functions:
         raise ModelError(f"{name} defines {len(model.functions)} function(s): export it with functions inlined")
+    external_size_bytes = 0
     for tensor in _tensors(model.graph, 0):
         _check_tensor(tensor, len(data), name)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            external_size_bytes += prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if external_size_bytes > MAX_FILE_BYTES:
+        raise ModelError(
+            f"{name} claims {external_size_bytes} bytes in other files: at most {MAX_FILE_BYTES} are allowed"
+        )
     _check_order(model.graph, name)
     return model
 
@@ -90,6 +99,12 @@ def _check_tensor(tensor: TensorProto, file_bytes: int, name: str) -> None:
 
 
 def _check_order(graph: GraphProto, name: str) -> None:
+    for kind, names in (("initializer", [i.name for i in graph.initializer]), ("input", [i.name for i in graph.input])):
+        seen: set[str] = set()
+        for given in names:
+            if not given or given in seen:
+                raise ModelError(f"{name}: {kind} {given[:80]!r} is unnamed or there twice: every name must be unique")
+            seen.add(given)
     written = {i.name for i in graph.initializer} | {i.name for i in graph.input}
     for node in graph.node:
         if node.domain not in DOMAINS:
@@ -102,7 +117,7 @@ def _check_order(graph: GraphProto, name: str) -> None:
                     f"{name}: node {node.name[:80]!r} ({node.op_type[:40]}) reads {value[:80]!r} before it is written (a cycle?)"
                 )
         for value in node.output:
-            if value in written:
+            if value and value in written:
                 raise ModelError(
                     f"{name}: {value[:80]!r} is written twice: the graph must be in single-assignment form"
                 )
@@ -136,7 +151,8 @@ def external_bytes(tensor: TensorProto, folder: Path) -> bytes:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for k, part in enumerate(parts):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | (os.O_DIRECTORY if k + 1 < len(parts) else 0)
+            # O_NONBLOCK: a pipe must not make us wait
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_DIRECTORY if k + 1 < len(parts) else 0)
             try:
                 inner = os.open(part, flags, dir_fd=handle)
             except OSError as error:
@@ -193,4 +209,19 @@ def attributes_of(node: NodeProto) -> dict[str, object]:
         raise ModelError(f"node {node.name[:80]!r} has a damaged attribute") from error
 
 
-__all__ = ["attributes_of", "external_bytes", "parse_onnx", "tensor_array"]
+def with_own_data(proto: ModelProto, folder: Path) -> None:
+    """Takes external data into the initialisers, so that no other library opens files that the model names.
+
+    Raises ModelError for external data anywhere else.
+    """
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            data = external_bytes(tensor, folder)
+            tensor.ClearField("external_data")
+            tensor.data_location = TensorProto.DEFAULT
+            tensor.raw_data = data
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(proto.graph, 0)):
+        raise ModelError("an attribute keeps its data in another file: only weights may; export it again")
+
+
+__all__ = ["attributes_of", "external_bytes", "parse_onnx", "tensor_array", "with_own_data"]

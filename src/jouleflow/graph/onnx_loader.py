@@ -76,6 +76,8 @@ class Pending:
     name: str = ""
     clamp: tuple[float, float] = (-np.inf, np.inf)
     keeps_quantisation: bool = False
+    channels_last: bool = False  # as in Stored, of which the result is one
+    order: tuple[int, int, int] | None = None
 
 
 Value = Constant | Stored | Pending
@@ -86,7 +88,10 @@ def load_onnx(path: Path) -> Model:
 
     Raises ModelError when it is broken, hostile, or uses operators that cannot run.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path.name}: {error.strerror}") from error
     proto = parse_onnx(data, path.name)
     digest = hashlib.sha256(data).hexdigest()
     kinds = {node.op_type for node in proto.graph.node}
@@ -125,6 +130,9 @@ class Reader:
         for initializer in self.graph.initializer:
             self.values[initializer.name] = Constant(tensor_array(initializer, path.parent))
         self.folder = path.parent
+        self.opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        self.unsigned: set[str] = set()  # integers that the file keeps as uint8
+        self.turned = _turned_to_nchw(self.graph)
 
     def read(self, readers: dict[str, Any]) -> Model:
         for value in self.graph.input:
@@ -138,6 +146,11 @@ class Reader:
             found = self.values.get(value.name)
             if not isinstance(found, Stored):
                 raise ModelError(f"{self.name}: output {value.name[:80]!r} is not quantised: quantise the whole model")
+            if found.order is not None:
+                raise ModelError(
+                    f"{self.name}: output {value.name[:80]!r} is a flattened map, in another order than ours: "
+                    "end the model before the Flatten"
+                )
             outputs.append(found.tensor)
         return Model(
             self.name, self.digest, tuple(self.tensors), tuple(self.layers), tuple(self.inputs), tuple(outputs), "onnx"
@@ -232,12 +245,13 @@ class Reader:
             source = self.tensors[pending.inputs[0]].quantisation
             assert source is not None
             inner = self.add_layer(name, pending.op, pending.inputs, a, pending.shape, source)
-            if same(source, q) and act == (-128, 127):
-                return Stored(inner)
-            return Stored(self.add_layer(f"{name} scale", "requantize", (inner,), Requantize(*act), pending.shape, q))
+            if not same(source, q) or act != (-128, 127):
+                inner = self.add_layer(f"{name} scale", "requantize", (inner,), Requantize(*act), pending.shape, q)
+            return Stored(inner, pending.channels_last, pending.order)
         if act != (-128, 127) and not isinstance(a, Conv2D | Dense | Elementwise | Requantize):
             raise ModelError(f"{self.name}: {pending.op} {name[:80]!r} cannot take a fused activation")
-        return Stored(self.add_layer(name, pending.op, pending.inputs, a, pending.shape, q, pending.macs))
+        out = self.add_layer(name, pending.op, pending.inputs, a, pending.shape, q, pending.macs)
+        return Stored(out, pending.channels_last, pending.order)
 
     def quantize_linear(self, node: NodeProto, _: dict[str, Any]) -> None:
         dtype = self._zero_type(node)
@@ -245,14 +259,17 @@ class Reader:
         if q.per_channel:
             raise ModelError(f"{self.where(node)}: activations must have one scale")
         out = node.output[0]
+        if dtype == "uint8":
+            self.unsigned.add(out)
         source = self.values.get(node.input[0])
         if source is None and node.input[0] in self.floats:
             shape = self.floats[node.input[0]]
-            if len(shape) == 4:
+            channels_last = len(shape) == 4 and node.input[0] in self.turned
+            if len(shape) == 4 and not channels_last:
                 shape = (shape[0], shape[2], shape[3], shape[1])
             index = self.add_tensor(node.input[0], shape, q)
             self.inputs.append(index)
-            self.values[out] = Stored(index)
+            self.values[out] = Stored(index, channels_last)
         elif isinstance(source, Pending):
             self.values[out] = self.finish(source, out, q)
         elif isinstance(source, Stored):
@@ -283,6 +300,19 @@ class Reader:
     def dequantize_linear(self, node: NodeProto, a: dict[str, Any]) -> None:
         source = self.values.get(node.input[0])
         if isinstance(source, Stored):
+            before = self.tensors[source.tensor].quantisation
+            assert before is not None
+            dtype = "uint8" if node.input[0] in self.unsigned else "int8"
+            if len(node.input) > 2 and node.input[2]:
+                dtype = self._zero_type(node)
+            given, offset = self.quantisation(node, dtype, 0)
+            if len(node.input) < 3 or not node.input[2]:
+                given = replace(given, zero_point=np.full(given.scale.size, -offset, np.int32))
+            if not same(before, given):
+                raise ModelError(
+                    f"{self.where(node)}: scale {given.scale[:3]}, zero point {given.zero_point[:3]} differ from those "
+                    f"that made {node.input[0][:80]!r}, {before.scale} and {before.zero_point}: quantise again"
+                )
             self.values[node.output[0]] = source
             return
         if not isinstance(source, Constant):
@@ -299,6 +329,21 @@ class Reader:
         q, offset = self.quantisation(node, dtype, axis % max(source.data.ndim, 1))
         data = source.data if not offset else (source.data.astype(np.int16) - offset).astype(np.int8)
         self.values[node.output[0]] = Constant(data, q)
+
+
+def _turned_to_nchw(graph: Any) -> set[str]:
+    """Inputs of the graph that a Transpose takes from NHWC to NCHW, quantised before it or not."""
+    origin = {value.name: value.name for value in graph.input}
+    found = set()
+    for node in graph.node:
+        source = origin.get(node.input[0]) if node.input else None
+        if source is None:
+            continue
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Identity"):
+            origin[node.output[0]] = source
+        elif node.op_type == "Transpose" and list(attributes_of(node).get("perm", ())) == [0, 3, 1, 2]:  # type: ignore[call-overload]
+            found.add(source)
+    return found
 
 
 def same(a: Quantisation, b: Quantisation) -> bool:

@@ -1,45 +1,31 @@
-"""One reader per ONNX operator of an int8 model: from a node to a pending layer, or straight to another view."""
+"""One reader per ONNX operator of an int8 model: from a node to a pending layer (onnx_moves: those that only move)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from jouleflow.errors import ModelError
+from jouleflow.graph import onnx_moves as moves
 from jouleflow.graph.check import same_padding
 from jouleflow.graph.model import (
-    Concat,
     Conv2D,
     Dense,
     Elementwise,
     Logistic,
     Mean,
-    Pad,
     Pool2D,
     Quantisation,
     Requantize,
-    Reshape,
-    ResizeNearest,
     Softmax,
 )
-from jouleflow.graph.onnx_check import tensor_array
 from jouleflow.graph.onnx_loader import Constant, Pending, Reader, Stored
-
-NHWC_AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
-Read = Callable[[Reader, NodeProto, dict[str, Any]], None]
-
-
-def _need_map(r: Reader, node: NodeProto, k: int = 0) -> tuple[Stored, tuple[int, ...]]:
-    value = r.stored(node, k)
-    shape = r.shape(value)
-    if len(shape) != 4 or value.channels_last or value.order:
-        raise ModelError(f"{r.where(node)}: needs a 4-D NCHW input, it is {shape}")
-    return value, shape
+from jouleflow.graph.onnx_moves import Read, need_map
 
 
 def _padding(
@@ -97,12 +83,36 @@ def _bias(r: Reader, node: NodeProto, k: int, x: int, w: Quantisation, n_out: in
         else:
             q = value.quantisation
             real = (value.data.astype(np.float64).ravel() - q.zero_point) * q.scale.astype(np.float64)
-        bias = np.clip(np.round(real / unit), -(2**31), 2**31 - 1).astype(np.int32)
+        bias = _int32_bias(r, node, real, unit)
     return r.add_tensor(f"{node.output[0]} bias", (n_out,), None, bias, "int32")
 
 
+def _int32_bias(r: Reader, node: NodeProto, real: NDArray[Any], unit: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        scaled = np.round(real / unit)
+    if not np.all(np.abs(scaled) <= 2.0**31):
+        raise ModelError(
+            f"{r.where(node)}: the bias does not fit int32 at scale input x weights: quantise the model again"
+        )
+    bias: NDArray[np.int32] = np.clip(scaled, -(2**31), 2**31 - 1).astype(np.int32)
+    return bias
+
+
+def _check_sums(r: Reader, node: NodeProto, inputs: tuple[int, ...]) -> None:
+    """Raises ModelError when a sum of products can leave int32."""
+    w, bias = r.tensors[inputs[1]], r.tensors[inputs[2]].data
+    assert w.data is not None
+    assert w.quantisation is not None
+    assert bias is not None
+    size = np.abs(w.data.reshape(len(w.data), -1).astype(np.int32) - w.quantisation.zero_point.flat[0]).sum(
+        axis=1, dtype=np.int64
+    )
+    if np.any(255 * size + np.abs(bias.astype(np.int64)) >= 2**31):
+        raise ModelError(f"{r.where(node)}: its sums can leave int32: fewer inputs per output, or a smaller bias")
+
+
 def _conv(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    x, shape = _need_map(r, node)
+    x, shape = need_map(r, node)
     w = _weights(r, node, 1)
     if w.data.ndim != 4 or w.data.dtype != np.int8:
         raise ModelError(f"{r.where(node)}: weights must be 4-D int8, they are {w.data.shape} {w.data.dtype}")
@@ -119,6 +129,7 @@ def _conv(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     data = np.ascontiguousarray(w.data.transpose(0, 2, 3, 1))
     weights = r.add_tensor(f"{node.output[0]} weights", data.shape, q, data)
     bias = _bias(r, node, 2, x.tensor, q, n_out)
+    _check_sums(r, node, (x.tensor, weights, bias))
     depthwise = groups == shape[3] and groups > 1
     attributes = Conv2D(kernel, stride, padding, dilation, groups, -128, 127)
     macs = rows * cols * n_out * prod(data.shape[1:])
@@ -151,14 +162,44 @@ def _dense(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     data = np.ascontiguousarray(data)
     weights = r.add_tensor(f"{node.output[0]} weights", data.shape, q, data)
     bias = _bias(r, node, 2, x.tensor, q, n_out)
+    _check_sums(r, node, (x.tensor, weights, bias))
     r.values[node.output[0]] = Pending(
         "dense", (x.tensor, weights, bias), Dense(-128, 127), (1, n_out), data.size, node.name or node.output[0]
     )
 
 
+def _add_bias(r: Reader, node: NodeProto, dense: Pending, constant: Constant) -> Pending:
+    """MatMul and the Add after it, with no quantiser between them, are one dense layer."""
+    x, w, at = dense.inputs
+    x_quant, w_quant = r.tensors[x].quantisation, r.tensors[w].quantisation
+    assert x_quant is not None
+    assert w_quant is not None
+    real = constant.data.astype(np.float64).ravel()
+    if constant.quantisation is not None:
+        real = (real - constant.quantisation.zero_point) * constant.quantisation.scale.astype(np.float64)
+    n_out = r.tensors[at].shape[0]
+    if real.size not in (1, n_out):
+        raise ModelError(f"{r.where(node)}: adds {real.size} values to {n_out} outputs of a MatMul")
+    bias = _int32_bias(
+        r, node, np.broadcast_to(real, (n_out,)), float(x_quant.scale[0]) * w_quant.scale.astype(np.float64)
+    )
+    r.tensors[at] = replace(r.tensors[at], data=bias)
+    _check_sums(r, node, dense.inputs)
+    return dense
+
+
 def _elementwise(op: str) -> Read:
     def read(r: Reader, node: NodeProto, _: dict[str, Any]) -> None:
         values = [r.values.get(name) for name in node.input]
+        if op == "add":
+            for left, right in (values, values[::-1]):
+                plain = isinstance(left, Pending) and left.op == "dense" and left.clamp == (-np.inf, np.inf)
+                if plain and isinstance(left, Pending) and isinstance(right, Constant):
+                    bias = r.tensors[left.inputs[2]].data
+                    if bias is None or bias.any():
+                        raise ModelError(f"{r.where(node)}: adds to a dense layer that has a bias: fold the two")
+                    r.values[node.output[0]] = _add_bias(r, node, left, right)
+                    return
         if not isinstance(values[0], Stored):
             values.reverse()
         first, second = values
@@ -182,7 +223,10 @@ def _elementwise(op: str) -> Read:
             raise ModelError(
                 f"{r.where(node)}: the second operand is neither a quantised activation nor an int8 constant"
             )
-        pending = Pending(op, (first.tensor, other), Elementwise(-128, 127), shape, 0, node.name or node.output[0])
+        name = node.name or node.output[0]
+        pending = Pending(
+            op, (first.tensor, other), Elementwise(-128, 127), shape, 0, name, channels_last=first.channels_last
+        )
         r.values[node.output[0]] = pending
 
     return read
@@ -190,7 +234,7 @@ def _elementwise(op: str) -> Read:
 
 def _pool(op: str) -> Read:
     def read(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-        x, shape = _need_map(r, node)
+        x, shape = need_map(r, node)
         kernel, stride = _pair(r, node, a.get("kernel_shape"), 1), _pair(r, node, a.get("strides"), 1)
         padding = _padding(node, a, shape, kernel, stride, (1, 1))
         if any(d != 1 for d in a.get("dilations", ())) or (a.get("count_include_pad", 0) and any(padding)):
@@ -211,7 +255,7 @@ def _pool(op: str) -> Read:
 
 
 def _mean(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    x, shape = _need_map(r, node)
+    x, shape = need_map(r, node)
     keep = True
     if node.op_type == "ReduceMean":
         axes = a.get("axes")
@@ -222,49 +266,6 @@ def _mean(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
             raise ModelError(f"{r.where(node)}: only the mean over height and width (axes 2 and 3) is supported")
     out = (1, 1, 1, shape[3]) if keep else (1, shape[3])
     r.values[node.output[0]] = Pending("mean", (x.tensor,), Mean(), out, 0, node.name)
-
-
-def _reshape(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    source = r.values.get(node.input[0])
-    if isinstance(source, Pending):  # the quantiser comes after: nothing to do but to note the shape
-        if len(source.shape) == 4 and source.shape[1] * source.shape[2] != 1:
-            raise ModelError(f"{r.where(node)}: a map that is not quantised yet cannot be reshaped")
-        r.values[node.output[0]] = replace(source, shape=(1, prod(source.shape)))
-        return
-    x = r.stored(node, 0)
-    shape = r.shape(x)
-    n = prod(shape)
-    target = (1, n)
-    if node.op_type == "Reshape":
-        wanted = [int(v) for v in r.constant(node, 1).ravel()]
-        kept = [v for v in wanted if v not in (1, -1, 0)]
-        if len(kept) > 1 or (kept and kept[0] != n):
-            raise ModelError(f"{r.where(node)}: to {wanted} from {shape}: only flattening is supported")
-    elif node.op_type == "Unsqueeze":
-        raise ModelError(f"{r.where(node)}: not supported on activations")
-    elif node.op_type == "Squeeze" and len(shape) == 4 and shape[1] * shape[2] != 1:
-        raise ModelError(f"{r.where(node)}: only sides of 1 behind a global pool can be squeezed")
-    q = r.tensors[x.tensor].quantisation
-    assert q is not None
-    index = x.tensor if shape == target else r.add_layer(node.output[0], "reshape", (x.tensor,), Reshape(), target, q)
-    mixed = len(shape) == 4 and shape[1] * shape[2] > 1 and not x.channels_last
-    r.values[node.output[0]] = Stored(index, False, shape[1:] if mixed else x.order)  # type: ignore[arg-type]
-
-
-def _transpose(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    if node.input[0] in r.floats:  # the model takes NHWC already
-        shape = r.floats[node.input[0]]
-        if list(a.get("perm", ())) == [0, 3, 1, 2] and len(shape) == 4:
-            r.floats[node.output[0]] = (shape[0], shape[3], shape[1], shape[2])
-            return
-    x = r.stored(node, 0)
-    perm = list(a.get("perm", ()))
-    if len(r.shape(x)) == 4 and perm == [0, 2, 3, 1] and not x.channels_last:
-        r.values[node.output[0]] = replace(x, channels_last=True)
-    elif len(r.shape(x)) == 4 and perm == [0, 3, 1, 2] and x.channels_last:
-        r.values[node.output[0]] = replace(x, channels_last=False)
-    else:
-        raise ModelError(f"{r.where(node)}: order {perm} is not supported")
 
 
 def _clamp(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
@@ -280,97 +281,42 @@ def _clamp(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
             raise ModelError(f"{r.where(node)}: bounds {low} and {high} are not in order")
     source = r.values.get(node.input[0])
     if isinstance(source, Pending):
-        clamp = (max(source.clamp[0], low), min(source.clamp[1], high))
+        clamp = (min(max(source.clamp[0], low), high), min(max(source.clamp[1], low), high))
         r.values[node.output[0]] = replace(source, clamp=clamp)
         return
     x = r.stored(node, 0)
     r.values[node.output[0]] = Pending(
-        "requantize", (x.tensor,), Requantize(-128, 127), r.shape(x), 0, node.name, (low, high)
-    )
-
-
-def _concat(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    inputs = [r.stored(node, k) for k in range(len(node.input))]
-    shapes = [r.shape(x) for x in inputs]
-    axis = int(a.get("axis", 1)) % len(shapes[0])
-    if any(x.order for x in inputs) or len({len(s) for s in shapes}) != 1:
-        raise ModelError(f"{r.where(node)}: inputs {shapes} cannot be joined")
-    here = NHWC_AXIS[axis] if len(shapes[0]) == 4 and not inputs[0].channels_last else axis
-    out = list(shapes[0])
-    out[here] = sum(s[here] for s in shapes)
-    r.values[node.output[0]] = Pending(
-        "concat", tuple(x.tensor for x in inputs), Concat(here), tuple(out), 0, node.name
+        "requantize",
+        (x.tensor,),
+        Requantize(-128, 127),
+        r.shape(x),
+        0,
+        node.name,
+        (low, high),
+        False,
+        x.channels_last,
+        x.order,
     )
 
 
 def _softmax(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
     x = r.stored(node, 0)
     shape = r.shape(x)
-    axis = int(a.get("axis", -1)) % len(shape)
-    if x.order or (prod(shape[:-1]) != 1 and axis != (1 if len(shape) == 4 else len(shape) - 1)):
+    flattens = r.opset < 13  # then it is taken over all sides from the axis on
+    axis = int(a.get("axis", 1 if flattens else -1)) % len(shape)
+    channels = 1 if len(shape) == 4 and not x.channels_last else len(shape) - 1
+    if x.order or (prod(shape[:-1]) != 1 and (axis != channels or (flattens and channels != len(shape) - 1))):
         raise ModelError(f"{r.where(node)}: softmax over axis {axis} of {shape} is not supported: over channels only")
-    r.values[node.output[0]] = Pending("softmax", (x.tensor,), Softmax(1.0), shape, 0, node.name)
+    r.values[node.output[0]] = Pending(
+        "softmax", (x.tensor,), Softmax(1.0), shape, 0, node.name, channels_last=x.channels_last
+    )
 
 
 def _sigmoid(r: Reader, node: NodeProto, _: dict[str, Any]) -> None:
     x = r.stored(node, 0)
-    r.values[node.output[0]] = Pending("logistic", (x.tensor,), Logistic(), r.shape(x), 0, node.name)
-
-
-def _pad(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    x, shape = _need_map(r, node)
-    pads = [int(p) for p in (a["pads"] if "pads" in a else r.constant(node, 1).ravel())]
-    if (
-        a.get("mode", b"constant") != b"constant"
-        or len(pads) != 8
-        or pads[0]
-        or pads[1]
-        or pads[4]
-        or pads[5]
-        or min(pads) < 0
-    ):
-        raise ModelError(f"{r.where(node)}: only constant padding of rows and columns is supported")
-    q = r.tensors[x.tensor].quantisation
-    assert q is not None
-    padding = (pads[2], pads[6], pads[3], pads[7])
-    out = (1, shape[1] + padding[0] + padding[1], shape[2] + padding[2] + padding[3], shape[3])
     r.values[node.output[0]] = Pending(
-        "pad", (x.tensor,), Pad(padding, int(q.zero_point[0])), out, 0, node.name, keeps_quantisation=True
+        "logistic", (x.tensor,), Logistic(), r.shape(x), 0, node.name, channels_last=x.channels_last, order=x.order
     )
-
-
-def _resize(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    x, shape = _need_map(r, node)
-    if len(node.input) > 3 and node.input[3]:
-        sizes = [int(v) for v in r.constant(node, 3).ravel()]
-        rows, cols = sizes[2], sizes[3]
-    else:
-        scales = r.constant(node, 2 if node.op_type == "Resize" else 1).ravel()
-        rows, cols = int(shape[1] * scales[2]), int(shape[2] * scales[3])
-    mode = a.get("coordinate_transformation_mode", b"half_pixel" if node.op_type == "Resize" else b"asymmetric")
-    whole = rows % shape[1] == 0 and cols % shape[2] == 0
-    asymmetric = mode == b"asymmetric" and a.get("nearest_mode", b"floor" if whole else b"") in (b"floor",)
-    if a.get("mode", b"nearest") != b"nearest" or not (asymmetric or whole):
-        raise ModelError(
-            f"{r.where(node)}: only nearest-neighbour resizing by whole factors, or asymmetric with floor, is supported"
-        )
-    out = (1, rows, cols, shape[3])
-    r.values[node.output[0]] = Pending(
-        "resize_nearest", (x.tensor,), ResizeNearest(False, False), out, 0, node.name, keeps_quantisation=True
-    )
-
-
-def _identity(r: Reader, node: NodeProto, _: dict[str, Any]) -> None:
-    if node.input[0] in r.floats:
-        r.floats[node.output[0]] = r.floats[node.input[0]]
-    else:
-        r.values[node.output[0]] = r.values[node.input[0]]
-
-
-def _constant_node(r: Reader, node: NodeProto, a: dict[str, Any]) -> None:
-    if "value" not in a:
-        raise ModelError(f"{r.where(node)}: only tensor constants are supported")
-    r.values[node.output[0]] = Constant(tensor_array(a["value"], r.folder))
 
 
 READERS: dict[str, Read] = {
@@ -385,19 +331,19 @@ READERS: dict[str, Read] = {
     "MaxPool": _pool("max_pool"),
     "GlobalAveragePool": _mean,
     "ReduceMean": _mean,
-    "Reshape": _reshape,
-    "Flatten": _reshape,
-    "Squeeze": _reshape,
-    "Transpose": _transpose,
+    "Reshape": moves.reshape,
+    "Flatten": moves.reshape,
+    "Squeeze": moves.reshape,
+    "Transpose": moves.transpose,
     "Relu": _clamp,
     "Clip": _clamp,
-    "Concat": _concat,
+    "Concat": moves.concat,
     "Softmax": _softmax,
     "Sigmoid": _sigmoid,
-    "Pad": _pad,
-    "Resize": _resize,
-    "Upsample": _resize,
-    "Identity": _identity,
-    "Dropout": _identity,
-    "Constant": _constant_node,
+    "Pad": moves.pad,
+    "Resize": moves.resize,
+    "Upsample": moves.resize,
+    "Identity": moves.identity,
+    "Dropout": moves.identity,
+    "Constant": moves.constant_node,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from jouleflow.errors import InputError, ModelError
-from jouleflow.graph.onnx_check import parse_onnx
+from jouleflow.graph.onnx_check import parse_onnx, with_own_data
 
 MIN_OPSET = 13
 
@@ -32,7 +33,7 @@ def load_calibration(path: Path) -> NDArray[np.float32]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path.name} is not a readable .npz: {error}") from error
     floats = [a for a in arrays.values() if np.issubdtype(a.dtype, np.floating) and a.ndim > 1]
     if len(floats) != 1:
@@ -53,6 +54,7 @@ def quantize_model(path: Path, calibration: NDArray[np.float32], output: Path, *
     proto = parse_onnx(path.read_bytes(), path.name)
     if any(n.op_type == "QuantizeLinear" for n in proto.graph.node):
         raise ModelError(f"{path.name} is quantised already")
+    with_own_data(proto, path.parent)
     initial = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in initial]
     if len(inputs) != 1:
