@@ -61,11 +61,18 @@ def compile_flags(core: Core, c: Path) -> list[str]:
         "-target", core.target, f"-mcpu={core.mcpu}", "-O2", "-g", "-std=c11", "-ffreestanding", *WARNINGS,
         "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
         "-fno-asynchronous-unwind-tables", "-fomit-frame-pointer", "-ffp-contract=off",
-        f"-I{c / 'engine'}", f"-I{c / 'kernels'}", f"-I{c / 'kernels' / core.simd}",
+        f"-I{c / 'port'}", f"-I{c / 'engine'}", f"-I{c / 'kernels'}", f"-I{c / 'kernels' / core.simd}",
     ]  # fmt: skip
 
 
-def firmware_sources(core: Core, port: str = "emulator.c", c: Path | None = None) -> list[Path]:
+# Files of c/port beside start-up. A board's port leaves inputs and answers to an application.
+PORTS = {
+    "emulator": ("emulator.c",),
+    "nrf52833": ("nrf52833_spi_fram.c", "application_emulated.c"),
+}
+
+
+def firmware_sources(core: Core, port: str = "emulator", c: Path | None = None) -> list[Path]:
     """The hand-written C files that make a firmware for a core and a port."""
     c = c or c_dir()
     return [
@@ -73,7 +80,7 @@ def firmware_sources(core: Core, port: str = "emulator.c", c: Path | None = None
         *(c / "kernels" / name for name in KERNELS),
         c / "port" / "cortex_m.c",
         c / "port" / core.start_up,
-        c / "port" / port,
+        *(c / "port" / name for name in PORTS[port]),
     ]
 
 
@@ -98,8 +105,10 @@ def link_flags(core: Core, script: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def build_firmware(lowered: Lowered, plan: Plan, device: Device, c: Path | None = None) -> Firmware:
-    """Compiles and links the firmware of a plan for the emulated board. c: another folder of C, for mutation tests.
+def build_firmware(
+    lowered: Lowered, plan: Plan, device: Device, c: Path | None = None, port: str = "emulator"
+) -> Firmware:
+    """Compiles and links the firmware of a plan, with one of PORTS. c: another folder of C, for mutation tests.
 
     Raises Infeasible when code and weights do not fit the flash or statics, arena and stack the SRAM budget.
     """
@@ -107,7 +116,7 @@ def build_firmware(lowered: Lowered, plan: Plan, device: Device, c: Path | None 
     source = generate(lowered, plan)
     tables = _kept("tables", source, ".c")
     flags = [*compile_flags(core, c), "-c"]
-    objects = [cached([path], flags, ".o") for path in [*firmware_sources(core, c=c), tables]]
+    objects = [cached([path], flags, ".o") for path in [*firmware_sources(core, port, c), tables]]
     flash, sram = device.memory("flash").size_bytes, plan.sram_budget_bytes
     # linked without limits, so that a misfit is told in bytes and not by the linker
     script = _kept("firmware", linker_script(1 << 28, 1 << 28), ".ld")

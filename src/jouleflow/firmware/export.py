@@ -35,7 +35,7 @@ set(CPU {cpu})
 separate_arguments(CPU)
 add_executable(firmware.elf
 {sources})
-target_include_directories(firmware.elf PRIVATE engine kernels kernels/{simd})
+target_include_directories(firmware.elf PRIVATE port engine kernels kernels/{simd})
 target_compile_options(firmware.elf PRIVATE ${{CPU}} -O2 -g -std=c11 -Wall -Wextra -ffunction-sections -fdata-sections
   -ffreestanding -ffp-contract=off)
 # the loops in memory.c must not be turned into calls of themselves
@@ -52,28 +52,40 @@ set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 
 README = """# Firmware made by jouleflow
 
-`tables.c` is generated: weights, tiles, placements, commit points. Everything else is written by hand. `port/emulator.c` is
-the port of the emulated board; for a real one, copy it and fill in the seven functions of `engine/port.h`.
+`tables.c` is generated: weights, tiles, placements, commit points. Everything else is written by hand. `firmware.elf` is for
+the emulated board. {port_note}
 
 Sizes: flash {flash} bytes, SRAM {sram} bytes (arena {arena}), non-volatile memory {nvm} bytes. Made for {device}.
 """
 
 
+# Boards with a port of their own: its files in c/port, and what to do with them.
+BOARD_PORTS = {
+    "riotee": (
+        ("nrf52833_spi_fram.c", "application_example.c"),
+        "The CMake project builds for an nRF52833 with an SPI FRAM (`port/nrf52833_spi_fram.c`: check the pins); put your sensor "
+        "and your radio into a copy of `port/application_example.c`.",
+    ),
+}
+NO_PORT = "The CMake project builds that; for a real board, copy `port/emulator.c` and fill in the functions of `engine/port.h`."
+
+
 def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[tuple[str, str]]:
     """Writes everything into `folder`; returns (file, what it is)."""
     c, core = c_dir(), firmware.core
+    port, port_note = BOARD_PORTS.get(firmware.device.name, (("emulator.c",), NO_PORT))
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (
         ("engine", (*ENGINE, "engine.h", "port.h", "progress.h")),
         ("kernels", (*KERNELS, "kernels.h", "requant.h")),
         (f"kernels/{core.simd}", ("simd.h",)),
-        ("port", ("cortex_m.c", core.start_up, "emulator.c")),
+        ("port", ("cortex_m.c", core.start_up, "application.h", *port)),
     ):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for name in names:
             shutil.copyfile(c / part / name, folder / part / name)
     sources = ["tables.c", *(f"engine/{n}" for n in ENGINE), *(f"kernels/{n}" for n in KERNELS)]
-    sources += ["port/cortex_m.c", f"port/{core.start_up}", "port/emulator.c"]
+    sources += ["port/cortex_m.c", f"port/{core.start_up}", *(f"port/{name}" for name in port)]
     device, plan = firmware.device, firmware.plan
     layers = layer_table(firmware.lowered, plan, profile, device.store.usable_j)
     table = io.StringIO()
@@ -102,6 +114,7 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
                 arena=plan.arena_bytes,
                 nvm=plan.nvm_bytes,
                 device=device.name,
+                port_note=port_note,
             ),
             "what this folder is",
         ),

@@ -30,6 +30,7 @@ from jouleflow.trace.trace import Scenario
 NATIVE = Path(__file__).parent / "native"
 SUPPLY = Path(__file__).parents[1] / "supply"
 MMIO_BASE, SYSTEM_BASE = 0x40000000, 0xE000E000
+NRF_SPI_BASE, NRF_PINS_BASE, NRF_FLASH_CONTROL_BASE = 0x4002F000, 0x50000000, 0x4001E000
 HAZARD_FROM = 64  # the progress slots guard themselves by checksums
 SLICE_INSTRUCTIONS = 20_000_000
 (STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT) = range(8)
@@ -87,6 +88,8 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_uint64, "hazard_from n_hazards first_hazard")
         + _fields(ctypes.c_void_p, "wear")
         + _fields(ctypes.c_uint64, "cut_after_bytes random_state")
+        + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end")
+        + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected")
     )
 
 
@@ -245,22 +248,21 @@ class Machine:
         self.m.uc = handle
         self.m.emu_stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
         user = ctypes.cast(self.reference, ctypes.c_void_p)
-        address = {
-            name: ctypes.cast(getattr(self.library, name), ctypes.c_void_p)
-            for name in ("machine_block", "machine_mmio_read", "machine_mmio_write")
-        }
         self._hook_handle = ctypes.c_size_t()
-        add = uclib.uc_hook_add
-        check = add(
-            handle, ctypes.byref(self._hook_handle), unicorn.UC_HOOK_BLOCK, address["machine_block"], user,
+        check = uclib.uc_hook_add(
+            handle, ctypes.byref(self._hook_handle), unicorn.UC_HOOK_BLOCK, self._native("machine_block"), user,
             ctypes.c_uint64(1), ctypes.c_uint64(0),
         )  # fmt: skip
-        check |= uclib.uc_mmio_map(
-            handle, ctypes.c_uint64(MMIO_BASE), ctypes.c_size_t(0x1000), address["machine_mmio_read"], user,
-            address["machine_mmio_write"], user,
-        )  # fmt: skip
+        pages = {"machine_mmio": MMIO_BASE, "machine_spi": NRF_SPI_BASE, "machine_pins": NRF_PINS_BASE}
+        for name, base in pages.items():
+            read, write = self._native(f"{name}_read"), self._native(f"{name}_write")
+            check |= uclib.uc_mmio_map(handle, ctypes.c_uint64(base), ctypes.c_size_t(0x1000), read, user, write, user)
+        self.uc.mem_map(NRF_FLASH_CONTROL_BASE, 0x1000, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         if check:
             raise EmulationError(f"the CPU emulator refused a hook (code {check})")
+
+    def _native(self, name: str) -> ctypes.c_void_p:
+        return ctypes.cast(getattr(self.library, name), ctypes.c_void_p)
 
     # ---- power ----
 

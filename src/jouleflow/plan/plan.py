@@ -1,4 +1,4 @@
-"""`Plan`, `Step`, `Goal`: what to run, how it is cut into tiles, what stays in SRAM, and where progress is committed.
+"""`Plan`, `Step`, `Tile`: what to run, how it is cut into tiles, what stays in SRAM, and where progress is committed.
 
 A plan is data: planners make it, the code generator and the simulator read it. Step 0 takes the input; step k + 1
 runs `layers[k]` of the lowered network (`jouleflow.plan.lowering`).
@@ -9,14 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jouleflow.record.run import Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """Minimise the latency of one inference, subject to limits; None is no limit."""
-
-    max_latency_s: float | None = None
-    max_sram_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ void machine_power_off(struct machine *m)
 int machine_power_on(struct machine *m, double until_s)
 {
     m->stop = STOP_NONE;
+    m->spi_end = m->fram_opcode = m->fram_enabled = m->fram_selected = 0;
     m->block_end = 0;
     m->budget_cycles = 0;
     if (!m->continuous) {
@@ -364,5 +365,74 @@ void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value
         m->fail_code = v;
         stop(m, STOP_FAIL);
         break;
+    }
+}
+
+/* ---- SPI master with DMA, and the FRAM on it ---- */
+
+enum spim { TASKS_START = 0x010, EVENTS_END = 0x118, RXD_PTR = 0x534, RXD_MAXCNT = 0x538, TXD_PTR = 0x544, TXD_MAXCNT = 0x548 };
+enum pins { OUTSET = 0x508, OUTCLR = 0x50C, SELECT_MASK = 1u << 30 };
+enum fram { FRAM_IDLE = 0, FRAM_WRITE = 2, FRAM_READ = 3, FRAM_ENABLE = 6 };
+
+static void spi_exchange(struct machine *m)
+{
+    if (m->spi_end || !m->fram_selected) return;
+    if (m->fram_opcode == FRAM_IDLE) { /* the first bytes after selection are the opcode, and an address for two of them */
+        const uint8_t *out = host(m, m->spi_tx, m->spi_tx_count, 1);
+        if (!out) { /* as the chip: EasyDMA cannot reach flash */
+            m->fail_code = 0x1002;
+            stop(m, STOP_FAIL);
+            return;
+        }
+        m->fram_opcode = m->spi_tx_count ? out[0] : FRAM_IDLE;
+        if (m->fram_opcode == FRAM_ENABLE) m->fram_enabled = 1;
+        if (m->spi_tx_count == 4) m->fram_address = (uint32_t)out[1] << 16 | (uint32_t)out[2] << 8 | out[3];
+    } else {
+        int reads = m->fram_opcode == FRAM_READ;
+        m->offset = m->fram_address;
+        m->address = reads ? m->spi_rx : m->spi_tx;
+        m->length = reads ? m->spi_rx_count : m->spi_tx_count;
+        if (reads || (m->fram_opcode == FRAM_WRITE && m->fram_enabled)) transfer(m, reads ? READ : WRITE);
+        m->fram_address += m->length;
+    }
+    m->spi_end = 1;
+}
+
+uint64_t machine_spi_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
+{
+    (void)uc, (void)size;
+    return offset == EVENTS_END ? m->spi_end : 0;
+}
+
+void machine_spi_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
+{
+    (void)uc, (void)size;
+    uint32_t v = (uint32_t)value;
+    if (m->stop == STOP_DEAD || m->stop == STOP_CUT) return;
+    switch (offset) {
+    case RXD_PTR: m->spi_rx = v; break;
+    case RXD_MAXCNT: m->spi_rx_count = v; break;
+    case TXD_PTR: m->spi_tx = v; break;
+    case TXD_MAXCNT: m->spi_tx_count = v; break;
+    case EVENTS_END: m->spi_end = v; break;
+    case TASKS_START: spi_exchange(m); break;
+    }
+}
+
+uint64_t machine_pins_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
+{
+    (void)uc, (void)offset, (void)size, (void)m;
+    return 0;
+}
+
+void machine_pins_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
+{
+    (void)uc, (void)size;
+    if (!(value & SELECT_MASK)) return;
+    if (offset == OUTCLR) m->fram_selected = 1;
+    if (offset == OUTSET) {
+        if (m->fram_opcode == FRAM_WRITE) m->fram_enabled = 0;
+        m->fram_selected = 0;
+        m->fram_opcode = FRAM_IDLE;
     }
 }
