@@ -40,13 +40,17 @@ def test_same_seed_same_run() -> None:
     np.testing.assert_array_equal(first.events.time_s, second.events.time_s)
 
 
-def test_simulator_agrees_with_the_emulator() -> None:
-    p, done = run(n=12)
+@pytest.mark.parametrize("capacitance_f", [80e-6, 150e-6])
+def test_simulator_agrees_with_the_emulator(capacitance_f: float) -> None:
+    """One commit more or less at the very end of a charge shifts all that follows, so single runs can differ by chance;
+    these two stores have no such coincidence."""
+    p, done = run(n=12, capacitance_f=capacitance_f)
     modelled = simulate(p.lowered, p.plan, p.profile, p.device, p.scenario, 12)
     assert modelled.n_inferences == 12
+    assert modelled.n_power_failures == done.run.n_power_failures
     assert modelled.energy_j.imbalance_frac < 1e-6
-    assert np.mean(modelled.latency_s) == pytest.approx(np.mean(done.run.latency_s), rel=0.05)
-    assert modelled.energy_j.spent_j == pytest.approx(done.run.energy_j.spent_j, rel=0.05)
+    assert np.mean(modelled.latency_s) == pytest.approx(np.mean(done.run.latency_s), rel=0.001)
+    assert modelled.energy_j.spent_j == pytest.approx(done.run.energy_j.spent_j, rel=0.001)
     assert predict_run(p, 12).n_power_failures == pytest.approx(done.run.n_power_failures / 12, abs=0.5)
 
 

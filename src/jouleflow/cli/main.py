@@ -258,7 +258,7 @@ def demo(output: Annotated[Path, typer.Option("--out")] = Path("jouleflow-out/de
 
     folder = Path(str(files("jouleflow") / "demo"))
     p = _prepare(folder / "digits_int8.onnx", "riotee", "rf_walk", "tile", None, "100uF", "86400s", 0)
-    _finish(run_on_emulator(p, folder / "digits_test.npz", 20, None, err), output, as_json)
+    _finish(run_on_emulator(p, folder / "digits_test.npz", 60, None, err), output, as_json)
 
 
 def _finish(result: Any, folder: Path, as_json: bool) -> None:

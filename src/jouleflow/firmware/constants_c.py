@@ -84,7 +84,7 @@ def _padded(values: NDArray[np.int32], to: int) -> NDArray[np.int32]:
 
 def _requant(c: prepared.ConvConstants, p: str) -> tuple[list[str], str]:
     definitions = [_int32(f"{p}_mult", c.multiplier), _int8(f"{p}_shift", c.shift)]
-    return definitions, f"{{{p}_mult, {p}_shift, {c.output_zero_point}, {c.act_min}, {c.act_max}}}"
+    return definitions, f"{{{p}_mult, {p}_shift, {c.output_zero_point}, {c.act_min}, {c.act_max}, {c.n_halves_up}}}"
 
 
 def kernel_tables(model: Model, op: Op, variant: str, p: str) -> KernelTables:
@@ -192,7 +192,13 @@ def _mean(op: Op, c: prepared.MeanConstants, p: str) -> KernelTables:
 
 def _lookup(op: Op, c: prepared.LookupConstants, p: str) -> KernelTables:
     return KernelTables(
-        "lookup_s8", f"&{p}", [_int8(f"{p}_t", c.table), f"static const struct lookup {p} = {{{p}_t}};"]
+        "lookup_s8",
+        f"&{p}",
+        [
+            _int8(f"{p}_t", c.table),
+            _int8(f"{p}_l", c.last_table),
+            f"static const struct lookup {p} = {{{p}_t, {p}_l, {c.n_first}}};",
+        ],
     )
 
 

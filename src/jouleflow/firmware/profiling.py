@@ -10,7 +10,7 @@ from jouleflow.firmware.build import build_firmware
 from jouleflow.firmware.machine import PHASES, STOP_DONE, Machine
 from jouleflow.plan.lowering import Lowered, tiles_of
 from jouleflow.plan.plan import Plan
-from jouleflow.profile.profile import Profile, StepProfile
+from jouleflow.profile.profile import Profile, StepProfile, costs_at_store
 
 
 def profile_by_emulation(lowered: Lowered, draft: Plan, device: Device) -> Profile:
@@ -31,6 +31,8 @@ def profile_by_emulation(lowered: Lowered, draft: Plan, device: Device) -> Profi
     events = machine.events[: machine.m.n_events]
     tiles = events[events["kind"] == PHASES.index("tile")]
     recover = events[events["kind"] == PHASES.index("recover")][0]
+    start_up = events[events["kind"] == PHASES.index("boot")][0]  # from reset to the engine: statics zeroed
+    start_up_s = float(start_up["cycles"]) / device.points[0].clock_hz("cpu")
     steps = []
     for k, n in enumerate(n_tiles):
         rows = tiles[tiles["op"] == k]
@@ -46,4 +48,6 @@ def profile_by_emulation(lowered: Lowered, draft: Plan, device: Device) -> Profi
                 rows["write"].astype(np.int64),
             )
         )
-    return Profile(device.name, tuple(steps), float(recover["duration_s"]), float(recover["energy_j"]), "emulated")
+    recover_s = float(recover["duration_s"]) + start_up_s
+    recover_j = float(recover["energy_j"]) + start_up_s * costs_at_store(device).active_w
+    return Profile(device.name, tuple(steps), recover_s, recover_j, "emulated")

@@ -6,13 +6,14 @@ Real scales become Q31 multipliers here, zero points are folded into biases, fun
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.errors import ModelError
-from jouleflow.graph.fixed_point import quantize_multiplier, scale_int32
+from jouleflow.graph.fixed_point import quantize_multiplier, scale_accumulator, scale_int32
 from jouleflow.graph.model import (
     Concat,
     Conv2D,
@@ -33,11 +34,14 @@ from jouleflow.graph.model import (
 ADD_LEFT_SHIFT = 20  # TFLite's int8 add computes with 20 more bits
 ALL_INT8 = np.arange(-128, 128, dtype=np.int64)
 
+Scale = Callable[[NDArray[np.integer], int, int], NDArray[np.int64]]
+
 
 @dataclass(frozen=True, slots=True)
 class ConvConstants:
     """Convolution and dense. weights int8 [out, kernel_h, kernel_w, in / groups]; per output channel: bias, multiplier,
-    shift. bias_folded has the input's zero point in it: sum x * w + bias_folded, for weight_zero_point 0."""
+    shift. bias_folded has the input's zero point in it: sum x * w + bias_folded, for weight_zero_point 0.
+    The right shift rounds halves up in the first n_halves_up channels, away from zero in the others."""
 
     weights: NDArray[np.int8]
     weight_zero_point: int
@@ -49,6 +53,7 @@ class ConvConstants:
     output_zero_point: int
     act_min: int
     act_max: int
+    n_halves_up: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +106,11 @@ class MeanConstants:
 
 @dataclass(frozen=True, slots=True)
 class LookupConstants:
-    """table[x + 128] int8: requantize, relu, relu6, logistic."""
+    """table[x + 128] int8: requantize, relu, relu6, logistic. last_table serves the elements from n_first on, in NHWC order."""
 
     table: NDArray[np.int8]
+    last_table: NDArray[np.int8]
+    n_first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +189,16 @@ def layer_constants(model: Model, layer: Layer) -> Constants:
         return _mean(model, layer)
     if isinstance(a, Requantize):
         source, target = quantisation_of(model, layer.inputs[0]), quantisation_of(model, layer.outputs[0])
-        return LookupConstants(requantize_table(source, target, a.act_min, a.act_max))
+        n = model.tensors[layer.outputs[0]].n_elements
+        return LookupConstants(
+            requantize_table(source, target, a.act_min, a.act_max, scale_accumulator),
+            requantize_table(source, target, a.act_min, a.act_max, scale_int32),
+            n - n % 16,  # LiteRT takes elements by sixteens, and rounds those that are left over another way
+        )
     if isinstance(a, Logistic):
         source, target = quantisation_of(model, layer.inputs[0]), quantisation_of(model, layer.outputs[0])
-        return LookupConstants(logistic_table(source, target))
+        table = logistic_table(source, target)
+        return LookupConstants(table, table, 0)
     if isinstance(a, Concat):
         return _concat(model, layer, a)
     if isinstance(a, Pad):
@@ -225,6 +238,8 @@ def _conv(model: Model, layer: Layer, a: Conv2D | Dense) -> ConvConstants:
         out_zero,
         a.act_min,
         a.act_max,
+        # LiteRT's depthwise code takes channels by eights, and rounds those that are left over another way
+        n_out - n_out % 8 if layer.op == "depthwise_conv2d" else n_out,
     )
 
 
@@ -271,10 +286,13 @@ def _mean(model: Model, layer: Layer) -> MeanConstants:
     return MeanConstants(in_zero, (multiplier << extra) // n, shift - extra, out_zero)
 
 
-def requantize_table(source: Quantisation, target: Quantisation, act_min: int, act_max: int) -> NDArray[np.int8]:
-    """[256]: each int8 of `source` as an int8 of `target`, clamped."""
+def requantize_table(
+    source: Quantisation, target: Quantisation, act_min: int, act_max: int, scale: Scale
+) -> NDArray[np.int8]:
+    """[256]: each int8 of `source` as an int8 of `target`, clamped; `scale` decides how halves round."""
     multiplier, shift = quantize_multiplier(float(source.scale.flat[0]) / float(target.scale.flat[0]))
-    values = scale_int32(ALL_INT8 - int(source.zero_point.flat[0]), multiplier, shift) + int(target.zero_point.flat[0])
+    centred = ALL_INT8 - int(source.zero_point.flat[0])
+    values = scale(centred, multiplier, shift) + int(target.zero_point.flat[0])
     return np.asarray(np.clip(values, act_min, act_max), np.int8)
 
 
@@ -301,7 +319,7 @@ def _concat(model: Model, layer: Layer, a: Concat) -> ConcatConstants:
     for i in layer.inputs:
         source = quantisation_of(model, i)
         same = source.scale.flat[0] == target.scale.flat[0] and source.zero_point.flat[0] == target.zero_point.flat[0]
-        tables.append(None if same else requantize_table(source, target, -128, 127))
+        tables.append(None if same else requantize_table(source, target, -128, 127, scale_int32))
     rank = len(model.tensors[layer.outputs[0]].shape)
     return ConcatConstants(tuple(tables), a.axis + 3 - rank)
 

@@ -67,7 +67,9 @@ def _run_layer(model: Model, layer: Layer, c: k.Constants | None, values: dict[i
         scaled = scale_int32(sums, c.multiplier, c.shift) + c.output_zero_point
         return np.clip(scaled, -128, 127).astype(np.int8).reshape(len(x), *out_shape)
     if isinstance(c, k.LookupConstants):
-        return c.table[x.astype(np.int64) + 128]
+        index = x.astype(np.int64) + 128
+        last = np.arange(x[0].size).reshape(x[0].shape) >= c.n_first
+        return np.where(last, c.last_table[index], c.table[index])
     if isinstance(c, k.ConcatConstants):
         parts = [values[i] for i in layer.inputs]
         axis = c.axis + x.ndim - 3
@@ -114,7 +116,12 @@ def _conv(layer: Layer, c: k.ConvConstants, x: Int8, out_shape: tuple[int, ...])
 
 def _finish(c: k.ConvConstants, total: NDArray[np.float64]) -> Int8:
     acc = total.astype(np.int64) + c.bias
-    scaled = scale_accumulator(acc, c.multiplier.astype(np.int64), c.shift) + c.output_zero_point
+    multiplier = c.multiplier.astype(np.int64)
+    up = np.arange(multiplier.size) < c.n_halves_up
+    scaled = scale_accumulator(acc, multiplier, c.shift)
+    if not up.all():
+        scaled = np.where(up, scaled, scale_int32(acc, multiplier, c.shift))
+    scaled = scaled + c.output_zero_point
     return np.clip(scaled, c.act_min, c.act_max).astype(np.int8)
 
 

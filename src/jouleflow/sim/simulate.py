@@ -11,7 +11,14 @@ import numpy as np
 
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
-from jouleflow.plan.commits import RECORD_BYTES, RECORD_CYCLES, produced_bytes
+from jouleflow.plan.commits import (
+    ANSWER_CYCLES,
+    FLUSH_CYCLES,
+    INPUT_CYCLES,
+    RECORD_BYTES,
+    RECORD_CYCLES,
+    produced_bytes,
+)
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.plan import Plan
 from jouleflow.profile.profile import Profile, costs_at_store
@@ -41,7 +48,9 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
     """The plan as a list of hyper-tiles; the last holds the delivery of the answer too."""
     costs = costs_at_store(device)
     resident = {b for b, p in enumerate(plan.placements) if p.sram_offset is not None}
-    record_s = RECORD_CYCLES / device.points[0].clock_hz("cpu")
+    clock_hz = device.points[0].clock_hz("cpu")
+    record_s, flush_s, answer_s = RECORD_CYCLES / clock_hz, FLUSH_CYCLES / clock_hz, ANSWER_CYCLES / clock_hz
+    input_s = INPUT_CYCLES / clock_hz
     one_record = (
         record_s + costs.setup_s + RECORD_BYTES * costs.write_s_per_byte,
         record_s * costs.active_w + costs.setup_j + RECORD_BYTES * costs.write_j_per_byte,
@@ -70,12 +79,17 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
     start, safe = (0, 0), held(0, 0)
     for end in plan.commits:
         compute_s, compute_j = work(start, end)
+        if start == (0, 0):
+            compute_s, compute_j = compute_s + input_s, compute_j + input_s * costs.active_w
         now = held(*end)
         news = [size - safe.get(b, 0) for b, size in now.items() if size > safe.get(b, 0)]
-        commit_s = one_record[0] + sum(news) * costs.write_s_per_byte + len(news) * costs.setup_s
-        commit_j = one_record[1] + sum(news) * costs.write_j_per_byte + len(news) * costs.setup_j
+        commit_s = one_record[0] + sum(news) * costs.write_s_per_byte + len(news) * (costs.setup_s + flush_s)
+        commit_j = (
+            one_record[1] + sum(news) * costs.write_j_per_byte + len(news) * (costs.setup_j + flush_s * costs.active_w)
+        )
         if end == plan.commits[-1]:
-            commit_s, commit_j = commit_s + one_record[0], commit_j + one_record[1]
+            commit_s += one_record[0] - record_s + answer_s
+            commit_j += one_record[1] + (answer_s - record_s) * costs.active_w
         reload_bytes, n_reload = sum(safe.values()), sum(v > 0 for v in safe.values())
         tiles.append(
             HyperTile(

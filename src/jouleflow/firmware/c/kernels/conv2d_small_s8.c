@@ -24,7 +24,7 @@ int conv2d_small_s8(const struct op *op, const struct job *j)
                         for (int32_t i = 0; i < c->in_per_group; i++)
                             acc += (v[first + i] - c->input_zero) * (k[i] - c->weight_zero);
                     }
-                *out++ = to_int8(&c->requant, m, acc);
+                *out++ = to_int8_mixed(&c->requant, m, acc);
             }
         }
     return 0;

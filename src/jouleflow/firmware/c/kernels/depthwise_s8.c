@@ -3,6 +3,13 @@
 #include "requant.h"
 #include "simd.h"
 
+/* The channels that are left over: fewer than four, or rounded another way. */
+__attribute__((noinline)) static void emit_last(const struct depthwise *d, int32_t m, int32_t m_end, const int32_t *acc,
+                                                int8_t *out)
+{
+    for (int32_t i = 0; i < 4 && m + i < m_end; i++) out[i] = to_int8_mixed(&d->requant, m + i, acc[i]);
+}
+
 int depthwise_s8(const struct op *op, const struct job *j)
 {
     const struct depthwise *d = op->constants;
@@ -10,6 +17,7 @@ int depthwise_s8(const struct op *op, const struct job *j)
     const struct operand *x = &op->inputs[0];
     const struct view *in = &j->in[0];
     const int8_t **taps = (const int8_t **)(void *)j->scratch;
+    int32_t whole = j->m1 < d->requant.n_halves_up ? j->m1 : d->requant.n_halves_up;
     int32_t n_taps = (int32_t)w->kernel_h * w->kernel_w, even = (n_taps + 1) & ~1;
     for (int32_t r = j->r0; r < j->r1; r++)
         for (int32_t col = j->c0; col < j->c1; col++) {
@@ -28,7 +36,10 @@ int depthwise_s8(const struct op *op, const struct job *j)
             for (int32_t m = j->m0; m < j->m1; m += 4, weights += 4 * even, out += 4) {
                 int32_t acc[4] = {d->bias[m], d->bias[m + 1], d->bias[m + 2], d->bias[m + 3]};
                 depthwise_4(taps, m, weights, even, acc);
-                for (int32_t i = 0; i < 4 && m + i < j->m1; i++) out[i] = to_int8(&d->requant, m + i, acc[i]);
+                if (m + 4 <= whole)
+                    for (int32_t i = 0; i < 4; i++) out[i] = to_int8(&d->requant, m + i, acc[i]);
+                else
+                    emit_last(d, m, j->m1, acc, out);
             }
         }
     return 0;

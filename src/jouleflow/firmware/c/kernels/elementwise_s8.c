@@ -50,7 +50,8 @@ int lookup_s8(const struct op *op, const struct job *j)
         for (int32_t c = j->c0; c < j->c1; c++) {
             const int8_t *x = pixel(op, &j->in[0], 0, r, c);
             int8_t *out = j->out + (r - j->r0) * j->out_row_stride + (c - j->c0) * j->out_col_stride;
-            for (int32_t m = j->m0; m < j->m1; m++) *out++ = l->table[x[m] + 128];
+            int32_t first = (r * op->output.cols + c) * op->output.channels;
+            for (int32_t m = j->m0; m < j->m1; m++) *out++ = (first + m < l->n_first ? l->table : l->last_table)[x[m] + 128];
         }
     return 0;
 }

@@ -13,6 +13,7 @@ struct requant {
     const int32_t *multiplier;
     const int8_t *shift;
     int32_t output_zero, act_min, act_max;
+    int32_t n_halves_up; /* the right shift rounds halves up in so many channels, away from 0 in the rest */
 };
 
 /* conv2d_s8, dense_s8. The input's zero point is folded into bias.
@@ -76,7 +77,8 @@ struct mean {
 
 /* lookup_s8: any function of one int8: requantize, relu, logistic. Indexed by value + 128. */
 struct lookup {
-    const int8_t *table;
+    const int8_t *table, *last_table; /* last_table for the elements from n_first on */
+    int32_t n_first;
 };
 
 /* concat_s8: per input its lookup table (null: as it is), the axis, and where it starts on it. */

@@ -30,9 +30,17 @@ static inline int32_t scale_accumulator(int32_t x, int32_t multiplier, int32_t s
     return (high + (int32_t)((1u << -shift) >> 1)) >> -shift;
 }
 
+/* For kernels whose channels all round halves up. */
 static inline int8_t to_int8(const struct requant *q, int32_t channel, int32_t acc)
 {
     int32_t y = scale_accumulator(acc, q->multiplier[channel], q->shift[channel]) + q->output_zero;
+    return (int8_t)clamp(y, q->act_min, q->act_max);
+}
+
+static inline int8_t to_int8_mixed(const struct requant *q, int32_t channel, int32_t acc)
+{
+    if (channel < q->n_halves_up) return to_int8(q, channel, acc);
+    int32_t y = scale_int32(acc, q->multiplier[channel], q->shift[channel]) + q->output_zero;
     return (int8_t)clamp(y, q->act_min, q->act_max);
 }
 
