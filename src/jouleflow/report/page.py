@@ -15,7 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from jouleflow.record.run import Run
 from jouleflow.report.figures import MAX_BARS, charge_figure, energy_figure, latency_figure, time_figure, voltage_figure
-from jouleflow.report.summary import deadline_misses, energy_per_inference_j, nvm_lifetime_years, percentile_s
+from jouleflow.report.summary import (
+    deadline_misses,
+    energy_per_inference_j,
+    nvm_lifetime_years,
+    percentile_s,
+    years_in_words,
+)
 from jouleflow.units import format_quantity as q
 
 
@@ -119,7 +125,7 @@ def _cards(run: Run) -> str:
         cards.append(
             _card(
                 "NVM lifetime",
-                f"{years:,.3g} years" if years < 1e6 else "> 1 million years",
+                years_in_words(years),
                 "until the most written byte wears out",
             )
         )

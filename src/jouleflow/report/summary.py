@@ -34,6 +34,13 @@ def nvm_lifetime_years(run: Run) -> float | None:
     return run.nvm_endurance_writes / run.nvm_max_writes_per_byte * float(np.mean(run.latency_s)) / YEAR_S
 
 
+def years_in_words(years: float) -> str:
+    """Rounded for reading: a wear-out time is an order of magnitude."""
+    if years >= 1e6:
+        return "> 1 million years"
+    return f"{float(f'{years:.2g}'):,.0f} years" if years >= 10 else f"{years:.2g} years"
+
+
 def summary(run: Run) -> dict[str, Any]:
     """The run for `--json`: plain values, units in the keys."""
     return {

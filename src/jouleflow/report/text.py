@@ -10,7 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from jouleflow.record.run import LayerRow, Run
-from jouleflow.report.summary import deadline_misses, energy_per_inference_j, nvm_lifetime_years, percentile_s
+from jouleflow.report.summary import (
+    deadline_misses,
+    energy_per_inference_j,
+    nvm_lifetime_years,
+    percentile_s,
+    years_in_words,
+)
 from jouleflow.units import format_quantity as q
 
 ENERGY_WORDS = {
@@ -113,7 +119,7 @@ def print_run(run: Run, console: Console) -> None:
     if (misses := deadline_misses(run)) is not None and run.deadline_s is not None:
         console.print(f"deadline {q(run.deadline_s, 's')}: {misses} missed")
     if (years := nvm_lifetime_years(run)) is not None:
-        console.print(f"non-volatile memory lasts {years:,.3g} years at this rate")
+        console.print(f"non-volatile memory lasts {years_in_words(years)} at this rate")
     if run.latency_s:
         mean = sum(run.latency_s) / len(run.latency_s)
         table = Table(title="Predicted beside result, per inference", title_justify="left")
