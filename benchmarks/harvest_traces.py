@@ -56,7 +56,7 @@ def main() -> None:
                     errors["energy"].append(abs(estimate.energy_j / energy - 1))
                     print(
                         f"{name:8} {board:8} {trace:22} n={run.n_inferences} right={run.outputs_match_reference} "
-                        f"failures={run.n_power_failures} p50={np.median(run.latency_s):.3g}s "
+                        f"failures={run.n_power_failures} p50={np.median(run.latency_s):.3g}s mean={mean:.3g}s "
                         f"E={energy * 1e3:.3g}mJ predicted {estimate.latency_s:.3g}s {estimate.energy_j * 1e3:.3g}mJ "
                         f"({time.time() - start:.1f}s)"
                     )
