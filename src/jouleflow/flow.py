@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from jouleflow.device.device import Device
@@ -79,8 +79,3 @@ def predict_run(prepared: Prepared, n_inferences: int) -> Estimate:
 def build(prepared: Prepared) -> Firmware:
     """The firmware of the plan, for the emulated board."""
     return build_firmware(prepared.lowered, prepared.plan, prepared.device)
-
-
-def with_estimate(prepared: Prepared, estimate: Estimate) -> Prepared:
-    """The same with a refined estimate in the plan."""
-    return replace(prepared, plan=replace(prepared.plan, estimate=estimate))

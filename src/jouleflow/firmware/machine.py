@@ -32,7 +32,6 @@ SUPPLY = Path(__file__).parents[1] / "supply"
 MMIO_BASE, SYSTEM_BASE = 0x40000000, 0xE000E000
 NRF_SPI_BASE, NRF_PINS_BASE, NRF_FLASH_CONTROL_BASE = 0x4002F000, 0x50000000, 0x4001E000
 HAZARD_FROM = 64  # the progress slots guard themselves by checksums
-SLICE_INSTRUCTIONS = 20_000_000
 (STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT) = range(8)
 PHASES = ("charge", "boot", "recover", "input", "tile", "commit", "output", "idle")
 FAIL_TEXT = {
