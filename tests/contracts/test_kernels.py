@@ -31,7 +31,8 @@ def test_kernel_equals_the_reference(name: str, staged: bool, board: str) -> Non
     lowered, device = lower(NETWORKS[name]()), load_system(board).device
     budget = least_sram(lowered, device) if staged else None
     plan = draft_plan(lowered, device, budget).plan
-    if staged and name != "mean":  # a mean needs its whole input at once, staged or not
+    # a mean needs its whole input at once; the average net's least budget is that of its softmax
+    if staged and name not in ("mean", "global average, dense, softmax"):
         assert any(p.sram_offset is None for p in plan.placements)
     inputs = np.random.default_rng(3).integers(-128, 128, (4, lowered.buffer_bytes[0])).astype(np.int8)
     machine = Machine(build_firmware(lowered, plan, device), inputs, checks=True)

@@ -6,8 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jouleflow.errors import EmulationError
 from jouleflow.firmware.build import build_firmware
-from jouleflow.firmware.crash import CrashBench, boot_on_foreign_memory, cut_everywhere, cut_nested, kill_randomly
+from jouleflow.firmware.crash import (
+    CrashBench,
+    boot_on_foreign_memory,
+    cut_everywhere,
+    cut_nested,
+    flip_nvm_bits,
+    flip_weight_bits,
+    kill_randomly,
+)
+from jouleflow.firmware.machine import STOP_DEAD, Machine
 from jouleflow.firmware.mutations import MUTATIONS, mutated_c
 from jouleflow.flow import Prepared, prepare
 
@@ -76,3 +86,38 @@ def test_foreign_checkpoint_is_not_continued(bench: CrashBench, one_input: np.nd
     other = prepare(DEMO / "digits_int8.onnx", "riotee", "rf_walk", capacitance_f=80e-6)
     others = CrashBench(build_firmware(other.lowered, other.plan, other.device), one_input)
     assert boot_on_foreign_memory(bench, others, 30).clean
+
+
+@pytest.mark.parametrize("n_bits", [1, 2, 64])
+def test_flipped_bits_in_nvm_never_give_a_wrong_answer(bench: CrashBench, n_bits: int) -> None:
+    result = flip_nvm_bits(bench, 60, n_bits)
+    assert (result.n_wrong, result.n_stuck, result.n_faults) == (0, 0, 0), result
+    assert result.n_regressed > 0  # found and begun again: the test reaches the checks
+
+
+def test_flipped_bits_in_staged_data_are_found(one_input: np.ndarray) -> None:
+    tight = prepare(DEMO / "digits_int8.onnx", "riotee", "rf_walk", capacitance_f=60e-6, sram_bytes=3300)
+    assert any(p.unit_bytes for p in tight.plan.placements)
+    result = flip_nvm_bits(CrashBench(build_firmware(tight.lowered, tight.plan, tight.device), one_input), 100, 1)
+    assert (result.n_wrong, result.n_stuck, result.n_faults) == (0, 0, 0), result
+    assert result.n_regressed > 0
+
+
+def test_a_memory_that_keeps_changing_is_told(demo: Prepared, one_input: np.ndarray) -> None:
+    machine = Machine(build_firmware(demo.lowered, demo.plan, demo.device), one_input.reshape(1, -1), demo.scenario)
+
+    def wear_out() -> None:
+        machine.power_on()
+        while machine.run() == STOP_DEAD:
+            machine.power_off()
+            machine.nvm[64:] ^= 1
+            machine.power_on()
+
+    with pytest.raises(EmulationError, match="changed by itself"):
+        wear_out()
+
+
+def test_flipped_weights_are_told(demo: Prepared, one_input: np.ndarray) -> None:
+    firmware = build_firmware(demo.lowered, demo.plan, demo.device)
+    answered = flip_weight_bits(firmware, one_input, 20, 1)
+    assert all(0 <= n < firmware.n_weight_slices for n in answered), answered

@@ -30,7 +30,7 @@ def case(charge_scale: float):
                 *(np.zeros(n, np.int64),) * 2, np.full(n, unit / 0.01), np.full(n, unit), *(np.zeros(n, np.int64),) * 2
             )
         )
-    profile = Profile("riotee", tuple(profiles), 1e-5, 1e-7, "modelled")
+    profile = Profile("riotee", tuple(profiles), 1e-5, 1e-7, 1e-5, 1e-7, "modelled")
     resident = frozenset(range(len(lowered.buffer_bytes)))
     return lowered, steps, resident, profile, device
 
@@ -64,7 +64,7 @@ def test_equals_brute_force(scale: float, monkeypatch: pytest.MonkeyPatch) -> No
     best = place_commits(lowered, steps, resident, profile, device, 1e-4)
     import jouleflow.plan.commits as module
 
-    everything = module._positions(lowered, profile)
+    everything = module._positions(lowered, steps, resident, profile, 1)
     n = everything.step.size
     costs = []
     for r in range(n - 1):

@@ -24,7 +24,11 @@ def _require_not_negative(owner: str, **values: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One memory. A transfer of n bytes costs setup + n * per byte, in time and energy, beside the core's own power."""
+    """One memory. A transfer of n bytes costs setup + n * per byte, in time and energy, beside the core's own power.
+
+    write_block_bytes: the least that is written at once; a write that covers part of a block costs the whole block, and a
+    power failure while it lasts may spoil all of it.
+    """
 
     name: str  # flash, sram, nvm
     size_bytes: int
@@ -36,9 +40,14 @@ class Memory:
     setup_s: float = 0.0
     setup_j: float = 0.0
     endurance_writes: float | None = None
+    write_block_bytes: int = 1
 
     def __post_init__(self) -> None:
         _require(self.size_bytes > 0, f"memory {self.name}: size_bytes={self.size_bytes} must be > 0")
+        _require(
+            self.write_block_bytes in (1, 2, 4, 8, 16, 32),
+            f"memory {self.name}: write_block_bytes={self.write_block_bytes} must be 1, 2, 4, 8, 16 or 32",
+        )
         _require_not_negative(
             f"memory {self.name}",
             read_s_per_byte=self.read_s_per_byte,

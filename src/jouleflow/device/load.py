@@ -47,6 +47,7 @@ class _Memory(_Strict):
     setup_s: float = 0.0
     setup_j: float = 0.0
     endurance_writes: float | None = None
+    write_block_bytes: int = 1
 
 
 class _Memories(_Strict):

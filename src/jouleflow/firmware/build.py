@@ -23,7 +23,7 @@ from jouleflow.supply.native import cache_dir, cached
 
 FLASH_BASE, SRAM_BASE = 0x0, 0x20000000
 WARNINGS = ("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror")
-ENGINE = ("engine.c", "progress.c", "memory.c")
+ENGINE = ("engine.c", "progress.c", "integrity.c", "memory.c")
 KERNELS = (
     "conv2d_s8.c",
     "conv2d_small_s8.c",
@@ -37,7 +37,10 @@ KERNELS = (
 
 @dataclass(frozen=True, slots=True)
 class Firmware:
-    """A linked firmware image and what it was made from. Sizes in bytes; static SRAM is without the arena and stack."""
+    """A linked firmware image and what it was made from. Sizes in bytes.
+
+    Each inference checks one of n_weight_slices parts of the weights.
+    """
 
     elf: Path
     source: str
@@ -47,7 +50,7 @@ class Firmware:
     core: Core
     flash_bytes: int
     sram_bytes: int
-    static_sram_bytes: int
+    n_weight_slices: int
 
 
 def c_dir() -> Path:
@@ -121,7 +124,7 @@ def build_firmware(
     # linked without limits, so that a misfit is told in bytes and not by the linker
     script = _kept("firmware", linker_script(1 << 28, 1 << 28), ".ld")
     elf = cached(objects, link_flags(core, script), ".elf")
-    end_flash, end_sram, arena = _sizes(elf)
+    end_flash, end_sram, slices = _sizes(elf)
     if end_flash > flash:
         raise Infeasible(
             f"code and weights take {end_flash} bytes of flash, {device.name} has {flash}",
@@ -129,7 +132,7 @@ def build_firmware(
         )
     if end_sram > sram:
         raise Infeasible(f"the firmware takes {end_sram} bytes of SRAM, the budget is {sram}", f"--sram {end_sram}B")
-    return Firmware(elf, source, lowered, plan, device, core, end_flash, end_sram, end_sram - arena - STACK_BYTES)
+    return Firmware(elf, source, lowered, plan, device, core, end_flash, end_sram, slices)
 
 
 def _kept(stem: str, text: str, suffix: str) -> Path:
@@ -143,9 +146,8 @@ def _kept(stem: str, text: str, suffix: str) -> Path:
 
 
 def _sizes(elf: Path) -> tuple[int, int, int]:
-    """End of flash, end of SRAM (both from their bases), and the arena, in bytes."""
+    """End of flash, end of SRAM (bytes from their bases), and the number of slices of weights."""
     with elf.open("rb") as file:
-        image = ELFFile(file)
-        symbols = {s.name: s["st_value"] for s in image.get_section_by_name(".symtab").iter_symbols()}
-        arena = image.get_section_by_name(".arena")
-        return symbols["flash_end"] - FLASH_BASE, symbols["sram_end"] - SRAM_BASE, arena["sh_size"] if arena else 0
+        symbols = {s.name: s for s in ELFFile(file).get_section_by_name(".symtab").iter_symbols()}
+    end_flash, end_sram = (symbols[name]["st_value"] for name in ("flash_end", "sram_end"))
+    return end_flash - FLASH_BASE, end_sram - SRAM_BASE, symbols["slice_checks"]["st_size"] // 4

@@ -6,12 +6,17 @@ Nothing of the model's text (names, descriptions) reaches the output: symbols ar
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
-from jouleflow.firmware.constants_c import CTable, KernelTables, array, kernel_tables
+import numpy as np
+from numpy.typing import NDArray
+
+from jouleflow.firmware.constants_c import Constant, KernelTables, kernel_tables
+from jouleflow.firmware.integrity import NO_DATA, mix_words, slice_words
 from jouleflow.plan.lowering import Lowered, tiles_of
 from jouleflow.plan.plan import Plan, Step
 
-PLAN_VERSION = 1  # raise when the meaning of the tables changes: old checkpoints are then not continued
+PLAN_VERSION = 2  # raise when the meaning of the tables changes: old checkpoints are then not continued
 
 
 def generate(lowered: Lowered, plan: Plan) -> str:
@@ -24,8 +29,14 @@ def generate(lowered: Lowered, plan: Plan) -> str:
     ]
     ops: list[str] = []
     live: list[int] = []
-    for k, (op, step) in enumerate(zip(lowered.ops, plan.steps, strict=True)):
-        tables = kernel_tables(lowered.model, op, step.variant, f"k{k}")
+    all_tables = [
+        kernel_tables(lowered.model, op, step.variant, f"k{k}")
+        for k, (op, step) in enumerate(zip(lowered.ops, plan.steps, strict=True))
+    ]
+    data = [constant for tables in all_tables for constant in tables.data]
+    if data:
+        body += _data(data)
+    for k, (step, tables) in enumerate(zip(plan.steps, all_tables, strict=True)):
         body += tables.definitions
         body.append(_operands(lowered, plan, k))
         ops.append(_op(lowered, plan, k, step, tables, len(live)))
@@ -34,14 +45,18 @@ def generate(lowered: Lowered, plan: Plan) -> str:
     live += lowered.live[-1]
     body.append("static const struct op ops[] = {\n" + ",\n".join(ops) + "\n};")
     buffers = [
-        f"{{{_place(p.nvm_offset)}, {_place(p.sram_offset)}, {size}u}}"
+        f"{{{_place(p.nvm_offset)}, {_place(p.sram_offset)}, {size}u, {p.unit_bytes}u}}"
         for p, size in zip(plan.placements, lowered.buffer_bytes, strict=True)
     ]
     body.append("static const struct buffer buffers[] = {\n" + ",\n".join(buffers) + "\n};")
-    body.append(array(CTable("uint16_t", "live", live)))
+    body.append(_integers("uint16_t", "live", live))
     commits = ", ".join(f"{{{step}u, {tile}u}}" for step, tile in plan.commits)
     body.append(f"static const struct at commits[] = {{{commits}}};")
-    body.append(f"static uint32_t persisted[{len(buffers)}];")
+    body.append(f"static struct safe safe[{len(buffers)}];")
+    weights = _words(data)
+    per_slice = slice_words(weights.size, sum(op.macs for op in lowered.ops))
+    slices = [mix_words(NO_DATA, weights[i : i + per_slice]) for i in range(0, weights.size, per_slice)]
+    body.append(_integers("uint32_t", "slice_checks", [f"0x{s:08x}u" for s in slices] or ["0"]))
     body.append(f'__attribute__((section(".arena"), aligned(8))) static int8_t arena[{max(plan.arena_bytes, 8)}];')
     source = "\n".join(body)
     output = lowered.output_buffer
@@ -51,14 +66,37 @@ def generate(lowered: Lowered, plan: Plan) -> str:
         + f"""
 extern const struct network network;
 const struct network network = {{
-    .ops = ops, .buffers = buffers, .live = live, .commits = commits, .persisted = persisted, .arena = arena,
+    .ops = ops, .buffers = buffers, .live = live, .commits = commits, .safe = safe, .arena = arena,
     .n_ops = {len(ops)}u, .n_buffers = {len(buffers)}u, .n_commits = {len(plan.commits)}u,
     .first_live_at_end = {first_end}u, .n_live_at_end = {len(lowered.live[-1])}u,
     .output_nvm = {_place(plan.placements[output].nvm_offset)}, .output_bytes = {lowered.buffer_bytes[output]}u,
+    .weights = {"(const uint32_t *)(const void *)&data" if data else "0"}, .slice_checks = slice_checks,
+    .n_weight_words = {weights.size}u, .slice_words = {per_slice}u, .n_slices = {len(slices)}u,
     .hash = {{0x{hash_words[0]:08x}u, 0x{hash_words[1]:08x}u}},
 }};
 """
     )
+
+
+def _data(constants: Sequence[Constant]) -> list[str]:
+    """The struct of all constants; in one piece, so that it can be checked as one."""
+    return [
+        "static const struct {",
+        *("    " + c.declaration for c in constants),
+        "} data = {",
+        *(c.initialiser + "," for c in constants),
+        "};",
+    ]
+
+
+def _words(constants: Sequence[Constant]) -> NDArray[np.uint32]:
+    """What the struct is in flash, as little-endian words."""
+    raw = b"".join(c.stored.astype(c.stored.dtype.newbyteorder("<")).tobytes() for c in constants)
+    return np.frombuffer(raw, "<u4").astype(np.uint32)
+
+
+def _integers(c_type: str, name: str, values: Iterable[object]) -> str:
+    return f"static const {c_type} {name}[] = {{{', '.join(map(str, values))}}};"
 
 
 def fingerprint(source: str) -> tuple[int, int]:
@@ -76,9 +114,7 @@ def _operands(lowered: Lowered, plan: Plan, k: int) -> str:
     if not op.inputs:
         return ""
     rows = ", ".join(f"{{{o.buffer}, {o.rows}, {o.cols}, {o.channels}}}" for o in op.inputs)
-    return f"static const struct operand in{k}[] = {{{rows}}};\n" + array(
-        CTable("uint32_t", f"stage{k}", list(plan.stage_in[k]))
-    )
+    return f"static const struct operand in{k}[] = {{{rows}}};\n" + _integers("uint32_t", f"stage{k}", plan.stage_in[k])
 
 
 def _op(lowered: Lowered, plan: Plan, k: int, step: Step, tables: KernelTables, first_live: int) -> str:

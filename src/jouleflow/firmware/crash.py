@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
 from jouleflow.errors import EmulationError
@@ -107,13 +108,15 @@ class CrashBench:
         return Journal(offset, raw[:, 4].copy(), m.answers[0].copy(), int(m.m.instructions))
 
     def memory_after(self, start: UInt8, journal: Journal, n_bytes: int) -> UInt8:
-        """The memory when power fails in the write of byte n_bytes: that byte is old, new, erased or rubbish."""
+        """The memory when power fails in the write of byte n_bytes: its block is, byte by byte, old, new, erased or rubbish."""
+        block = self.machine.device.memory("nvm").write_block_bytes
+        whole = n_bytes - n_bytes % block
         nvm = start.copy()
         # later writes win; numpy assigns in order for repeated indices
-        nvm[journal.offset[:n_bytes]] = journal.value[:n_bytes]
-        if n_bytes < len(journal):
-            at = int(journal.offset[n_bytes])
-            choices = (nvm[at], journal.value[n_bytes], np.uint8(0xFF), np.uint8(self.random.integers(256)))
+        nvm[journal.offset[:whole]] = journal.value[:whole]
+        for torn in range(whole, min(whole + block, len(journal))):
+            at = int(journal.offset[torn])
+            choices = (nvm[at], journal.value[torn], np.uint8(0xFF), np.uint8(self.random.integers(256)))
             nvm[at] = choices[int(self.random.integers(4))]
         return nvm
 
@@ -178,6 +181,47 @@ def cut_nested(bench: CrashBench, n_runs: int, depth: int = 3) -> CrashResult:
             yield bench.verdict(nvm)
 
     return _count(each())
+
+
+def flip_nvm_bits(bench: CrashBench, n_runs: int, n_bits: int) -> CrashResult:
+    """Memory that changed by itself while the power was off: n_bits flipped anywhere, after a cut anywhere.
+
+    wrong is an answer that nobody knows to be wrong; regressed, the damage was found and the inference begun again.
+    """
+
+    def each() -> Iterable[str]:
+        for _ in range(n_runs):
+            cut = int(bench.random.integers(0, len(bench.golden) + 1))
+            nvm = bench.memory_after(bench.blank, bench.golden, cut)
+            bits = bench.random.choice(nvm.size * 8, n_bits, replace=False)
+            np.bitwise_xor.at(nvm, bits // 8, (1 << (bits % 8)).astype(np.uint8))
+            yield bench.verdict(nvm, commits_done=bench.golden.n_commits(cut))
+
+    return _count(each())
+
+
+def flip_weight_bits(firmware: Firmware, one_input: Int8, n_runs: int, n_bits: int, seed: int = 0) -> list[int]:
+    """Weights that changed by themselves: for each run, the inferences answered before the firmware said so; -1 if it
+    never did within two rounds of its checks."""
+    random = np.random.default_rng(seed)
+    with firmware.elf.open("rb") as file:
+        symbols = ELFFile(file).get_section_by_name(".symtab")
+        data = next(s for s in symbols.iter_symbols() if s.name == "data" and s["st_size"])
+    n_slices = firmware.n_weight_slices
+    inputs = np.repeat(one_input.reshape(1, -1), 2 * n_slices, axis=0)
+    answered = []
+    for _ in range(n_runs):
+        machine = Machine(firmware, inputs)
+        for bit in random.choice(data["st_size"] * 8, n_bits, replace=False):
+            at = int(data["st_value"] + bit // 8)
+            machine.uc.mem_write(at, bytes([machine.uc.mem_read(at, 1)[0] ^ (1 << int(bit % 8))]))
+        machine.power_on()
+        try:
+            machine.run()
+            answered.append(-1)
+        except EmulationError:
+            answered.append(int(machine.m.n_answers))
+    return answered
 
 
 def boot_on_foreign_memory(bench: CrashBench, other: CrashBench, n_runs: int) -> CrashResult:

@@ -76,7 +76,7 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
     port, port_note = BOARD_PORTS.get(firmware.device.name, (("emulator.c",), NO_PORT))
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (
-        ("engine", (*ENGINE, "engine.h", "port.h", "progress.h")),
+        ("engine", (*ENGINE, "engine.h", "integrity.h", "port.h", "progress.h")),
         ("kernels", (*KERNELS, "kernels.h", "requant.h")),
         (f"kernels/{core.simd}", ("simd.h",)),
         ("port", ("cortex_m.c", core.start_up, "application.h", *port)),

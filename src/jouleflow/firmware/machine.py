@@ -38,6 +38,8 @@ FAIL_TEXT = {
     0x1001: "a read of the input beyond its size",
     0x1002: "a transfer outside SRAM or non-volatile memory",
     0x1003: "an answer to an input that was not given",
+    2**32 - 4: "data in non-volatile memory changed by itself again and again",
+    2**32 - 5: "the weights in flash are not those that were built in",
 }
 
 EVENT = np.dtype(
@@ -64,7 +66,7 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_uint64, "sram_base sram_size flash_base flash_size nvm_size")
         + _fields(ctypes.c_double, "cycle_s active_w wait_w read_s_per_byte write_s_per_byte read_j_per_byte")
         + _fields(ctypes.c_double, "write_j_per_byte setup_s setup_j boot_s boot_w")
-        + _fields(ctypes.c_uint32, "branch_cycles")
+        + _fields(ctypes.c_uint32, "branch_cycles write_block")
         + _fields(ctypes.c_int32, "continuous")
         + _fields(ctypes.c_void_p, "inputs answers answer_time_s")
         + _fields(ctypes.c_uint64, "n_inputs input_bytes answer_bytes n_answers")
@@ -214,6 +216,7 @@ class Machine:
         # machine.c adds wait_w over the transfer itself
         m.read_j_per_byte, m.write_j_per_byte = nvm.read_j_per_byte * boost, nvm.write_j_per_byte * boost
         m.setup_j = nvm.setup_j * boost
+        m.write_block = nvm.write_block_bytes
         m.boot_s = device.boot_s if device.boot_s > 0 else 1e-6 * (device.boot_j > 0)
         m.boot_w = costs.boot_j / m.boot_s if m.boot_s else 0.0
         m.capacitance_f = device.store.capacitance_f

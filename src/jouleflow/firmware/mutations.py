@@ -24,13 +24,13 @@ MUTATIONS = (
     Mutation(
         "commit before data",
         "engine/engine.c",
-        """                if ((err = flush(net, here))) return err;
-                p->at = here;
+        """                if ((err = flush(net, here, &p->data))) return err;
+                p->op = (uint16_t)here.op, p->tile = (uint16_t)here.tile;
                 if ((err = progress_commit(p))) return err;
 """,
-        """                p->at = here;
+        """                p->op = (uint16_t)here.op, p->tile = (uint16_t)here.tile;
                 if ((err = progress_commit(p))) return err;
-                if ((err = flush(net, here))) return err;
+                if ((err = flush(net, here, &p->data))) return err;
 """,
     ),
     Mutation("no checksum", "engine/progress.c", "return p->crc == checksum(p) && ", "return "),
@@ -38,8 +38,8 @@ MUTATIONS = (
     Mutation(
         "stale SRAM read",
         "engine/engine.c",
-        "        int err = port_nvm_read(b->nvm, net->arena + b->sram, size);\n        if (err) return err;\n        net->persisted",
-        "        net->persisted",
+        "        int err = port_nvm_read(b->nvm, net->arena + b->sram, size);\n        if (err) return err;\n        extend_check",
+        "        extend_check",
     ),
     Mutation(
         "missing model hash",
@@ -50,8 +50,8 @@ MUTATIONS = (
     Mutation(
         "flush only the newest buffer",
         "engine/engine.c",
-        "        if (done >= to) continue;\n",
-        "        if (done >= to || i + 1 < n) continue;\n",
+        "        if (done < to) {\n",
+        "        if (done < to && i + 1 == n) {\n",
     ),
 )
 

@@ -31,6 +31,7 @@ def profile_by_emulation(lowered: Lowered, draft: Plan, device: Device) -> Profi
     events = machine.events[: machine.m.n_events]
     tiles = events[events["kind"] == PHASES.index("tile")]
     recover = events[events["kind"] == PHASES.index("recover")][0]
+    start = events[events["kind"] == PHASES.index("idle")][0]
     start_up = events[events["kind"] == PHASES.index("boot")][0]  # from reset to the engine: statics zeroed
     start_up_s = float(start_up["cycles"]) / device.points[0].clock_hz("cpu")
     steps = []
@@ -50,4 +51,5 @@ def profile_by_emulation(lowered: Lowered, draft: Plan, device: Device) -> Profi
         )
     recover_s = float(recover["duration_s"]) + start_up_s
     recover_j = float(recover["energy_j"]) + start_up_s * costs_at_store(device).active_w
-    return Profile(device.name, tuple(steps), recover_s, recover_j, "emulated")
+    start_s, start_j = float(start["duration_s"]), float(start["energy_j"])
+    return Profile(device.name, tuple(steps), recover_s, recover_j, start_s, start_j, "emulated")

@@ -8,6 +8,7 @@ fit one charge together with boot and recovery is never chosen, so every charge 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,43 @@ from jouleflow.plan.plan import Certificate, Step
 from jouleflow.profile.profile import Costs, Profile, costs_at_store
 
 RECORD_BYTES = PROGRESS_BYTES // 2
-# Emulated on a Cortex-M4: checksum and bookkeeping of one commit, each buffer that it flushes, delivering an answer, and
-# looking for the next input.
-RECORD_CYCLES = 464.0
-FLUSH_CYCLES = 60.0
-ANSWER_CYCLES = 402.0
-INPUT_CYCLES = 289.0
+# Emulated on a Cortex-M4: checksum and bookkeeping of one commit, each buffer that it flushes, and delivering an answer;
+# and the check of each byte that is flushed or reloaded.
+RECORD_CYCLES = 490.0
+FLUSH_CYCLES = 105.0
+CHECK_CYCLES_PER_BYTE = 1.0625
+ANSWER_CYCLES = 420.0
 MARGIN_FRAC = 0.95  # of a charge that a hyper-tile with boot and recovery may use
 MAX_POSITIONS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Seconds and joules, numbers or arrays of them, drawn from the store."""
+
+    s: Any
+    j: Any
+
+
+def flush_price(device: Device, new_bytes: Any, n_buffers: Any) -> Price:
+    """Making so many bytes of so many buffers safe, and the record that says so. Numbers or arrays."""
+    costs, clock_hz = costs_at_store(device), device.points[0].clock_hz("cpu")
+    core_s = (RECORD_CYCLES + n_buffers * FLUSH_CYCLES + new_bytes * CHECK_CYCLES_PER_BYTE) / clock_hz
+    bytes_written, n_writes = new_bytes + RECORD_BYTES, n_buffers + 1
+    return Price(
+        core_s + bytes_written * costs.write_s_per_byte + n_writes * costs.setup_s,
+        core_s * costs.active_w + bytes_written * costs.write_j_per_byte + n_writes * costs.setup_j,
+    )
+
+
+def reload_price(device: Device, profile: Profile, held_bytes: Any, n_buffers: Any) -> Price:
+    """From reset to the first tile, with so many bytes of so many buffers brought back. Numbers or arrays."""
+    costs, clock_hz = costs_at_store(device), device.points[0].clock_hz("cpu")
+    core_s = (n_buffers * FLUSH_CYCLES + held_bytes * CHECK_CYCLES_PER_BYTE) / clock_hz
+    return Price(
+        profile.recover_s + core_s + held_bytes * costs.read_s_per_byte + n_buffers * costs.setup_s,
+        profile.recover_j + core_s * costs.active_w + held_bytes * costs.read_j_per_byte + n_buffers * costs.setup_j,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +95,10 @@ def produced_bytes(op: Op, step: Step, tile: int) -> int:
     return (row * step.tile.rows * o.cols + col * step.tile.cols) * o.channels + part * step.tile.channels
 
 
-def _positions(lowered: Lowered, profile: Profile) -> _Positions:
+def _positions(
+    lowered: Lowered, tiles_of_step: tuple[Step, ...], resident: frozenset[int], profile: Profile, block: int
+) -> _Positions:
+    """Block: of NVM. A commit inside one would have the next one write it again, and a power failure then could spoil it."""
     steps, tiles, energy, time = [0], [0], [0.0], [0.0]
     total_j = total_s = 0.0
     grain = profile.energy_j / MAX_POSITIONS
@@ -76,6 +109,12 @@ def _positions(lowered: Lowered, profile: Profile) -> _Positions:
             end = j + 1 == len(p.energy_j)
             if not end and (k == 0 or cumulative_j[j] - last_kept < grain):
                 continue  # the input is captured at once or not at all
+            if (
+                not end
+                and lowered.ops[k].output.buffer in resident
+                and produced_bytes(lowered.ops[k], tiles_of_step[k], j + 1) % block
+            ):
+                continue
             last_kept = float(cumulative_j[j])
             steps.append(k + 1 if end else k)
             tiles.append(0 if end else j + 1)
@@ -106,16 +145,13 @@ def place_commits(
     Raises Infeasible naming the least capacitor that works when some hyper-tile fits no charge.
     """
     costs = costs_at_store(device)
-    at = _positions(lowered, profile)
+    at = _positions(lowered, steps, resident, profile, device.memory("nvm").write_block_bytes)
     n = at.step.size
     live = [[b for b in lowered.live[int(k)] if b in resident] for k in at.step]
     held = [{b: _produced(lowered, steps, b, int(at.step[p]), int(at.tile[p])) for b in live[p]} for p in range(n)]
     all_bytes = np.array([sum(h.values()) for h in held], np.float64)
     n_live = np.array([sum(v > 0 for v in h.values()) for h in held], np.float64)
-    recovery_j = profile.recover_j + all_bytes * costs.read_j_per_byte + n_live * costs.setup_j
-    record_s = RECORD_CYCLES / device.points[0].clock_hz("cpu")
-    flush_s = FLUSH_CYCLES / device.points[0].clock_hz("cpu")
-    fixed_j = record_s * costs.active_w + RECORD_BYTES * costs.write_j_per_byte + costs.setup_j
+    recovery_j = reload_price(device, profile, all_bytes, n_live).j
     charge_j = device.store.usable_j
     budget_j = MARGIN_FRAC * charge_j - costs.boot_j
     net_j = max(charge_j - costs.boot_j - float(np.mean(recovery_j)), 1e-12)
@@ -136,13 +172,8 @@ def place_commits(
         for b, size in held[q].items():
             safe[: end_of[b]] += size
         flush = np.maximum(all_bytes[window] - safe[window], 0.0)
-        interval_j = (
-            at.energy_j[window]
-            - at.energy_j[q]
-            + flush * costs.write_j_per_byte
-            + np.where(flush > 0, n_live[window], 0.0) * (costs.setup_j + flush_s * costs.active_w)
-            + fixed_j
-        )
+        n_flushed = np.where(flush > 0, n_live[window], 0.0)
+        interval_j = at.energy_j[window] - at.energy_j[q] + flush_price(device, flush, n_flushed).j
         need_j = interval_j + recovery_j[q]
         shortfall_j = min(shortfall_j, float(need_j.min())) if not (need_j <= budget_j).any() else shortfall_j
         lost_j = starved_frac * interval_j / net_j * (interval_j / 2 + costs.boot_j + recovery_j[q])
@@ -156,9 +187,7 @@ def place_commits(
     while came_from[chain[-1]] > 0:
         chain.append(int(came_from[chain[-1]]))
     chain.reverse()
-    return _summary(
-        at, chain, held, recovery_j, fixed_j, costs, charge_j, record_s, float(best[-1]), net_j, starved_frac
-    )
+    return _summary(at, chain, held, recovery_j, device, float(best[-1]), net_j, starved_frac)
 
 
 def _no_plan(device: Device, costs: Costs, need_j: float) -> Infeasible:
@@ -177,29 +206,27 @@ def _summary(
     chain: list[int],
     held: list[dict[int, int]],
     recovery_j: NDArray[np.float64],
-    fixed_j: float,
-    costs: Costs,
-    charge_j: float,
-    record_s: float,
+    device: Device,
     expected_j: float,
     net_j: float,
     starved_frac: float,
 ) -> CommitPlan:
+    boot_j = costs_at_store(device).boot_j
     commit_j = commit_s = worst_j = total_j = 0.0
     previous = 0
     for p in chain:
         flush = sum(size - held[previous].get(b, 0) for b, size in held[p].items())
-        setups = sum(size > held[previous].get(b, 0) for b, size in held[p].items())
-        cost_j = flush * costs.write_j_per_byte + setups * costs.setup_j + fixed_j
-        commit_j += cost_j
-        commit_s += (flush + RECORD_BYTES) * costs.write_s_per_byte + (setups + 1) * costs.setup_s + record_s
-        interval_j = at.energy_j[p] - at.energy_j[previous] + cost_j
-        worst_j = max(worst_j, float(interval_j + recovery_j[previous] + costs.boot_j))
+        n_flushed = sum(size > held[previous].get(b, 0) for b, size in held[p].items())
+        price = flush_price(device, flush, n_flushed)
+        commit_j += price.j
+        commit_s += price.s
+        interval_j = at.energy_j[p] - at.energy_j[previous] + price.j
+        worst_j = max(worst_j, float(interval_j + recovery_j[previous] + boot_j))
         total_j += float(interval_j)
         previous = p
     return CommitPlan(
         tuple((int(at.step[p]), int(at.tile[p])) for p in chain),
-        Certificate(worst_j, charge_j),
+        Certificate(worst_j, device.store.usable_j),
         commit_j,
         commit_s,
         expected_j,

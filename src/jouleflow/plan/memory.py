@@ -14,8 +14,8 @@ STACK_BYTES = 640  # measured peak is below 500 on every kernel; the emulator re
 
 
 def static_bytes(n_buffers: int) -> int:
-    """SRAM of the engine's statics (engine.c: the job, what is staged, the watermarks)."""
-    return 336 + 4 * n_buffers
+    """SRAM of the engine's statics (engine.c: the job, what is staged, what is safe)."""
+    return 336 + 8 * n_buffers
 
 
 def align(size: int, to: int = 4) -> int:
@@ -39,8 +39,25 @@ def scratch_bytes(op: Op, variant: str) -> int:
     return 0
 
 
-def input_tile_bytes(op: Op, index: int, tile: Tile) -> int:
-    """The largest rectangle of input `index` that any tile of the step reads."""
+def unit_bytes(lowered: Lowered, k: int, tile: Tile) -> int:
+    """Bytes between checks in the home of step k's output when it is staged; 0 where no unit suits all that read it.
+
+    A unit is what a tile writes of a pixel. The answer is left plain, because the application reads it.
+    """
+    output = lowered.ops[k].output
+    if output.buffer == lowered.output_buffer:
+        return 0
+    views = [o.channels for op in lowered.ops for o in op.inputs if o.buffer == output.buffer]
+    return tile.channels if all(n % tile.channels == 0 for n in (output.channels, *views)) else 0
+
+
+def with_checks(size: int, unit: int) -> int:
+    """Bytes at home of `size` bytes with a check after every unit."""
+    return size + size // unit if unit else size
+
+
+def input_tile_bytes(op: Op, index: int, tile: Tile, unit: int = 0) -> int:
+    """SRAM for the largest rectangle of input `index` that any tile of the step reads, and for the checks while it is read."""
     operand, out = op.inputs[index], op.output
     rows = max(
         b - a
@@ -52,7 +69,8 @@ def input_tile_bytes(op: Op, index: int, tile: Tile) -> int:
         for c in range(0, out.cols, tile.cols)
         for a, b in [op.window.cols(c, min(c + tile.cols, out.cols), operand.cols)]
     )
-    return rows * cols * operand.channels
+    data = rows * cols * operand.channels
+    return data + (operand.channels // unit * cols * (rows if cols == operand.cols else 1) if unit else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +82,8 @@ class Block:
     last: int
 
 
-def lay_out(blocks: Sequence[Block]) -> tuple[list[int], int]:
-    """Offsets such that blocks alive at once do not overlap, and the bytes in all. Largest first, lowest gap."""
+def lay_out(blocks: Sequence[Block], to: int = 4) -> tuple[list[int], int]:
+    """Offsets (multiples of `to`) such that blocks alive at once do not overlap, and the bytes in all. Largest first, lowest gap."""
     order = sorted(range(len(blocks)), key=lambda i: (-blocks[i].size, blocks[i].first))
     offsets = [0] * len(blocks)
     placed: list[int] = []
@@ -73,7 +91,7 @@ def lay_out(blocks: Sequence[Block]) -> tuple[list[int], int]:
     for i in order:
         block = blocks[i]
         taken = sorted(
-            (offsets[j], offsets[j] + align(blocks[j].size))
+            (offsets[j], offsets[j] + align(blocks[j].size, to))
             for j in placed
             if blocks[j].first <= block.last and block.first <= blocks[j].last
         )
@@ -84,17 +102,18 @@ def lay_out(blocks: Sequence[Block]) -> tuple[list[int], int]:
             at = max(at, end)
         offsets[i] = at
         placed.append(i)
-        total = max(total, at + align(block.size))
+        total = max(total, at + align(block.size, to))
     return offsets, total
 
 
 def nvm_homes(
-    lowered: Lowered, resident: frozenset[int], commits: Sequence[tuple[int, int]]
+    lowered: Lowered, resident: frozenset[int], units: Sequence[int], commits: Sequence[tuple[int, int]], block: int = 4
 ) -> tuple[list[int | None], int]:
     """Home of each buffer in NVM (None when it needs none), and the bytes of NVM in all.
 
     A home is free again only once a commit no longer needs it: until that commit is complete, a power failure
-    falls back to the one before. That is what makes re-execution harmless.
+    falls back to the one before. That is what makes re-execution harmless. Homes begin at multiples of `block`, the
+    least that the memory writes at once, so that no write of one touches another.
     """
     positions = sorted(commits)
     needs: list[int] = []
@@ -109,8 +128,8 @@ def nvm_homes(
             (k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1
         )
         needs.append(b)
-        blocks.append(Block(size, lowered.first[b], release - 1))
-    offsets, total = lay_out(blocks)
+        blocks.append(Block(with_checks(size, units[b]), lowered.first[b], release - 1))
+    offsets, total = lay_out(blocks, max(block, 4))
     homes: list[int | None] = [None] * len(lowered.buffer_bytes)
     for b, offset in zip(needs, offsets, strict=True):
         homes[b] = PROGRESS_BYTES + offset

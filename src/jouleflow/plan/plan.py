@@ -31,10 +31,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one buffer lives. Offsets in bytes; None where it has no place. Without sram it is staged tile by tile."""
+    """Where one buffer lives. Offsets in bytes; None where it has no place. Without sram it is staged tile by tile, and
+    then a check byte follows every unit_bytes of its home (0: none)."""
 
     sram_offset: int | None
     nvm_offset: int | None
+    unit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,9 @@ def _assemble(
     estimate: Estimate,
     certificate: Certificate,
 ) -> Plan:
-    homes, nvm_bytes = nvm_homes(lowered, tiling.resident, commits)
-    available = device.memory("nvm").size_bytes
+    nvm = device.memory("nvm")
+    homes, nvm_bytes = nvm_homes(lowered, tiling.resident, tiling.units, commits, nvm.write_block_bytes)
+    available = nvm.size_bytes
     if nvm_bytes > available:
         raise Infeasible(
             f"the plan needs {nvm_bytes} bytes of non-volatile memory, {device.name} has {available}",
@@ -135,7 +136,7 @@ def _assemble(
         device.name,
         tiling.steps,
         commits,
-        tuple(Placement(s, n) for s, n in zip(tiling.sram_offset, homes, strict=True)),
+        tuple(Placement(*each) for each in zip(tiling.sram_offset, homes, tiling.units, strict=True)),
         tiling.stage_in,
         tiling.stage_out,
         tiling.scratch,

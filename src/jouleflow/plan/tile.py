@@ -8,14 +8,23 @@ available to us; see docs/decisions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
 from jouleflow.plan.cost import Measured, step_cycles
 from jouleflow.plan.lowering import Lowered, Op, tiles_of
-from jouleflow.plan.memory import OVERREAD_BYTES, Block, align, input_tile_bytes, lay_out, scratch_bytes
+from jouleflow.plan.memory import (
+    OVERREAD_BYTES,
+    Block,
+    align,
+    input_tile_bytes,
+    lay_out,
+    scratch_bytes,
+    unit_bytes,
+    with_checks,
+)
 from jouleflow.plan.plan import Step, Tile
 
 # A resident step is cut so that about this many tiles fit one charge: finer loses little work to a failure, coarser
@@ -30,6 +39,7 @@ class Tiling:
 
     steps: tuple[Step, ...]
     resident: frozenset[int]
+    units: tuple[int, ...]  # per buffer: Placement.unit_bytes
     sram_offset: tuple[int | None, ...]  # per buffer
     stage_in: tuple[tuple[int, ...], ...]
     stage_out: tuple[int, ...]
@@ -37,14 +47,31 @@ class Tiling:
     arena_bytes: int
 
 
-def _staged_bytes(op: Op, step: Step, resident: frozenset[int]) -> tuple[list[int], int, int]:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One step while its tile is sought: the operator, where its buffers are, and the units of those that are staged."""
+
+    lowered: Lowered
+    k: int
+    resident: frozenset[int]
+    units: Mapping[int, int]  # per staged buffer, of the steps before
+
+    @property
+    def op(self) -> Op:
+        return self.lowered.ops[self.k]
+
+
+def _staged_bytes(at: _Choice, step: Step) -> tuple[list[int], int, int]:
     """SRAM bytes of (each staged input, the staged output, scratch); 0 for what is resident."""
+    op, tile = at.op, step.tile
     inputs = [
-        0 if o.buffer in resident else align(input_tile_bytes(op, k, step.tile) + OVERREAD_BYTES)
+        0
+        if o.buffer in at.resident
+        else align(input_tile_bytes(op, k, tile, at.units.get(o.buffer, 0)) + OVERREAD_BYTES)
         for k, o in enumerate(op.inputs)
     ]
-    tile = step.tile
-    output = 0 if op.output.buffer in resident else align(tile.rows * tile.cols * tile.channels)
+    size = with_checks(tile.rows * tile.cols * tile.channels, unit_bytes(at.lowered, at.k, tile))
+    output = 0 if op.output.buffer in at.resident else align(size)
     return inputs, output, scratch_bytes(op, step.variant)
 
 
@@ -64,7 +91,7 @@ def _sizes(n: int, step: int = 1) -> list[int]:
 
 
 def _candidates(op: Op, staged_output: bool) -> Iterator[Tile]:
-    """Tile shapes: a resident output must grow from the front, so it is cut along one side at a time."""
+    """Tile shapes: a resident output must grow from the front, so it is cut along one side at a time, channels innermost."""
     o = op.output
     for rows in _sizes(o.rows):
         yield Tile(rows, o.cols, o.channels)
@@ -73,22 +100,26 @@ def _candidates(op: Op, staged_output: bool) -> Iterator[Tile]:
     if op.kind in ("softmax", "capture_input", "mean"):
         return
     for channels in _sizes(o.channels, 4)[1:]:
-        if staged_output or (o.rows == 1 and o.cols == 1):
+        if o.rows == 1 and o.cols == 1 and not staged_output:
             yield Tile(1, 1, channels)
+        elif staged_output and o.channels % channels == 0:  # equal parts: each is a unit with its check
+            yield Tile(1, 1, channels)
+            yield Tile(1, 1, channels, channels_outer=True)
 
 
-def _transfer_cost_s(op: Op, step: Step, resident: frozenset[int], device: Device, measured: Measured) -> float:
+def _transfer_cost_s(at: _Choice, step: Step, device: Device, measured: Measured) -> float:
     """Seconds of staging for one pass over the step, and its computing."""
-    nvm = device.memory("nvm")
+    nvm, op, resident = device.memory("nvm"), at.op, at.resident
     tile, out = step.tile, op.output
     n_rows, n_cols, n_channels = tiles_of(op, tile.rows, tile.cols, tile.channels)
     seconds = step_cycles(op, step.variant, n_rows * n_cols * n_channels, measured) / device.points[0].clock_hz("cpu")
     for k, operand in enumerate(op.inputs):
         if operand.buffer not in resident:
-            tile_bytes = input_tile_bytes(op, k, tile)
+            tile_bytes = input_tile_bytes(op, k, tile, at.units.get(operand.buffer, 0))
             full_rows = op.window.cols(0, min(tile.cols, out.cols), operand.cols)[1] >= operand.cols
             transfers = 1 if full_rows else op.window.rows(0, tile.rows, operand.rows)[1]
-            seconds += n_rows * n_cols * (tile_bytes * nvm.read_s_per_byte + transfers * nvm.setup_s)
+            again = n_channels if tile.channels_outer and n_rows * n_cols > 1 else 1  # innermost channels reuse it
+            seconds += n_rows * n_cols * again * (tile_bytes * nvm.read_s_per_byte + transfers * nvm.setup_s)
     if out.buffer not in resident:
         pieces = tile.rows if tile.cols < out.cols else 1
         if tile.channels < out.channels:
@@ -104,26 +135,27 @@ def _charge_s(device: Device) -> float:
     return max(store.usable_j - boot_j, 0.0) * device.converter.output_eff_frac / point.active_w
 
 
-def _fits_charge(op: Op, step: Step, device: Device, measured: Measured) -> bool:
+def _fits_charge(at: _Choice, step: Step, device: Device, measured: Measured) -> bool:
     """Whether one tile is at most a quarter of a charge, so that several fit with boot and recovery."""
+    op = at.op
     n_rows, n_cols, n_channels = tiles_of(op, step.tile.rows, step.tile.cols, step.tile.channels)
     n = n_rows * n_cols * n_channels
     if op.kind == "capture_input":
         return True
-    seconds = _transfer_cost_s(op, step, frozenset(), device, measured) / n
+    seconds = _transfer_cost_s(replace(at, resident=frozenset()), step, device, measured) / n
     return n <= MAX_TILES_PER_STEP * 16 and seconds <= _charge_s(device) / 4
 
 
-def _staged_step(op: Op, resident: frozenset[int], free: int, device: Device, measured: Measured) -> Step | None:
+def _staged_step(at: _Choice, free: int, device: Device, measured: Measured) -> Step | None:
     """The cheapest step that fits `free` bytes of SRAM, for a step with a staged operand."""
     best: tuple[float, Step] | None = None
-    for variant in _variants(op):
-        for tile in _candidates(op, op.output.buffer not in resident):
+    for variant in _variants(at.op):
+        for tile in _candidates(at.op, at.op.output.buffer not in at.resident):
             step = Step(tile, variant)
-            inputs, output, scratch = _staged_bytes(op, step, resident)
-            if sum(inputs) + output + scratch > free or not _fits_charge(op, step, device, measured):
+            inputs, output, scratch = _staged_bytes(at, step)
+            if sum(inputs) + output + scratch > free or not _fits_charge(at, step, device, measured):
                 continue
-            cost = _transfer_cost_s(op, step, resident, device, measured)
+            cost = _transfer_cost_s(at, step, device, measured)
             if best is None or cost < best[0]:
                 best = (cost, step)
     return None if best is None else best[1]
@@ -147,10 +179,10 @@ def _resident_step(op: Op, free: int, device: Device, measured: Measured) -> Ste
     return None
 
 
-def _choose_step(op: Op, resident: frozenset[int], free: int, device: Device, measured: Measured) -> Step | None:
-    if all(o.buffer in resident for o in (*op.inputs, op.output)):
-        return _resident_step(op, free, device, measured)
-    return _staged_step(op, resident, free, device, measured)
+def _choose_step(at: _Choice, free: int, device: Device, measured: Measured) -> Step | None:
+    if all(o.buffer in at.resident for o in (*at.op.inputs, at.op.output)):
+        return _resident_step(at.op, free, device, measured)
+    return _staged_step(at, free, device, measured)
 
 
 def make_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Measured) -> Tiling:
@@ -189,19 +221,24 @@ def _try_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Me
     resident = frozenset(range(len(lowered.buffer_bytes)))
     while True:
         steps: list[Step] = []
+        units: dict[int, int] = {}
         stuck: int | None = None
         for k, op in enumerate(lowered.ops):
             held = sum(align(lowered.buffer_bytes[b] + OVERREAD_BYTES) for b in lowered.live[k] if b in resident)
-            step = _choose_step(op, resident, arena_limit - held, device, measured) if held <= arena_limit else None
+            at = _Choice(lowered, k, resident, units)
+            step = _choose_step(at, arena_limit - held, device, measured) if held <= arena_limit else None
             if step is None:
                 stuck = k
                 break
             steps.append(step)
+            if op.output.buffer not in resident:
+                units[op.output.buffer] = unit_bytes(lowered, k, step.tile)
         if stuck is None:
-            tiling = _arrange(lowered, tuple(steps), resident)
+            tiling = _arrange(lowered, tuple(steps), resident, units)
             if tiling.arena_bytes <= arena_limit:
                 return tiling
-            stuck = max(range(len(steps)), key=lambda k: _peak(lowered, steps[k], k, resident))
+            peaks = [_peak(_Choice(lowered, k, resident, units), step) for k, step in enumerate(steps)]
+            stuck = peaks.index(max(peaks))
         held_here = [b for b in lowered.live[stuck] if b in resident]
         if not held_here:
             return stuck
@@ -211,14 +248,14 @@ def _try_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Me
         resident = resident - {max(idle or held_here, key=lambda b: lowered.buffer_bytes[b])}
 
 
-def _peak(lowered: Lowered, step: Step, k: int, resident: frozenset[int]) -> int:
-    inputs, output, scratch = _staged_bytes(lowered.ops[k], step, resident)
-    held = sum(align(lowered.buffer_bytes[b]) for b in lowered.live[k] if b in resident)
+def _peak(at: _Choice, step: Step) -> int:
+    inputs, output, scratch = _staged_bytes(at, step)
+    held = sum(align(at.lowered.buffer_bytes[b]) for b in at.lowered.live[at.k] if b in at.resident)
     # a step with nothing resident cannot be relieved further
     return held + sum(inputs) + output + scratch if held else -1
 
 
-def _arrange(lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int]) -> Tiling:
+def _arrange(lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int], units: Mapping[int, int]) -> Tiling:
     blocks: list[Block] = []
     buffers = sorted(resident)
     for b in buffers:
@@ -227,7 +264,7 @@ def _arrange(lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int]
         )
     areas: list[tuple[list[int], int, int]] = []  # block indices per step
     for k, step in enumerate(steps):
-        inputs, output, scratch = _staged_bytes(lowered.ops[k], step, resident)
+        inputs, output, scratch = _staged_bytes(_Choice(lowered, k, resident, units), step)
         where: list[int] = []
         for size in (*inputs, output, scratch):
             where.append(len(blocks))
@@ -240,6 +277,7 @@ def _arrange(lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int]
     return Tiling(
         steps,
         resident,
+        tuple(units.get(b, 0) for b in range(len(lowered.buffer_bytes))),
         tuple(sram),
         tuple(tuple(offsets[i] for i in area[0]) for area in areas),
         tuple(offsets[area[1]] for area in areas),

@@ -25,12 +25,18 @@ class StepProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A network on a device, step by step. recover_s and recover_j: from reset to the first tile with nothing to reload."""
+    """A network on a device, step by step.
+
+    recover_s and recover_j: from reset to the first tile with nothing to reload. start_s and start_j: of each inference,
+    before its first tile: looking for the input, checking a slice of the weights.
+    """
 
     device: str
     steps: tuple[StepProfile, ...]
     recover_s: float
     recover_j: float
+    start_s: float
+    start_j: float
     provenance: Provenance
 
     @property

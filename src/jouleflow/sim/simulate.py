@@ -13,11 +13,10 @@ from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
 from jouleflow.plan.commits import (
     ANSWER_CYCLES,
-    FLUSH_CYCLES,
-    INPUT_CYCLES,
-    RECORD_BYTES,
     RECORD_CYCLES,
+    flush_price,
     produced_bytes,
+    reload_price,
 )
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.plan import Plan
@@ -49,12 +48,8 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
     costs = costs_at_store(device)
     resident = {b for b, p in enumerate(plan.placements) if p.sram_offset is not None}
     clock_hz = device.points[0].clock_hz("cpu")
-    record_s, flush_s, answer_s = RECORD_CYCLES / clock_hz, FLUSH_CYCLES / clock_hz, ANSWER_CYCLES / clock_hz
-    input_s = INPUT_CYCLES / clock_hz
-    one_record = (
-        record_s + costs.setup_s + RECORD_BYTES * costs.write_s_per_byte,
-        record_s * costs.active_w + costs.setup_j + RECORD_BYTES * costs.write_j_per_byte,
-    )
+    answer_s = (ANSWER_CYCLES - RECORD_CYCLES) / clock_hz  # its own record is cheaper: it has just been checked
+    record = flush_price(device, 0, 0)
 
     def held(step: int, tile: int) -> dict[int, int]:
         sizes = {}
@@ -80,24 +75,16 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
     for end in plan.commits:
         compute_s, compute_j = work(start, end)
         if start == (0, 0):
-            compute_s, compute_j = compute_s + input_s, compute_j + input_s * costs.active_w
+            compute_s, compute_j = compute_s + profile.start_s, compute_j + profile.start_j
         now = held(*end)
         news = [size - safe.get(b, 0) for b, size in now.items() if size > safe.get(b, 0)]
-        commit_s = one_record[0] + sum(news) * costs.write_s_per_byte + len(news) * (costs.setup_s + flush_s)
-        commit_j = (
-            one_record[1] + sum(news) * costs.write_j_per_byte + len(news) * (costs.setup_j + flush_s * costs.active_w)
-        )
+        commit = flush_price(device, sum(news), len(news))
+        commit_s, commit_j = commit.s, commit.j
         if end == plan.commits[-1]:
-            commit_s += one_record[0] - record_s + answer_s
-            commit_j += one_record[1] + (answer_s - record_s) * costs.active_w
-        reload_bytes, n_reload = sum(safe.values()), sum(v > 0 for v in safe.values())
-        tiles.append(
-            HyperTile(
-                start[0], start[1], compute_s, compute_j, commit_s, commit_j,
-                profile.recover_s + reload_bytes * costs.read_s_per_byte + n_reload * costs.setup_s,
-                profile.recover_j + reload_bytes * costs.read_j_per_byte + n_reload * costs.setup_j,
-            )
-        )  # fmt: skip
+            commit_s += record.s + answer_s
+            commit_j += record.j + answer_s * costs.active_w
+        reload = reload_price(device, profile, sum(safe.values()), sum(v > 0 for v in safe.values()))
+        tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, commit_s, commit_j, reload.s, reload.j))
         start, safe = end, now
     return tuple(tiles)
 

@@ -288,21 +288,24 @@ static void transfer(struct machine *m, uint32_t what)
         stop(m, STOP_FAIL);
         return;
     }
+    /* a write takes whole blocks: what it does not cover of the first and the last is written again as it was */
+    uint64_t block = what == WRITE ? m->write_block : 1, first = at - at % block;
+    uint64_t total = (at + n + block - 1) / block * block - first;
     double s_per_byte = what == READ ? m->read_s_per_byte : m->write_s_per_byte;
     double j_per_byte = what == READ ? m->read_j_per_byte : m->write_j_per_byte;
-    double duration = m->setup_s + (double)n * s_per_byte;
-    double load = m->wait_w + (duration > 0.0 ? (m->setup_j + (double)n * j_per_byte) / duration : 0.0);
+    double duration = m->setup_s + (double)total * s_per_byte;
+    double load = m->wait_w + (duration > 0.0 ? (m->setup_j + (double)total * j_per_byte) / duration : 0.0);
     double lived = duration;
     if (m->continuous)
         pass_time(m, load, duration);
     else
         lived = supply_drain(&m->supply, load, duration);
-    uint64_t done = n;
+    uint64_t done = total;
     int dead = lived < duration;
     if (dead) {
         double in_data = lived - m->setup_s;
         done = in_data <= 0.0 || s_per_byte <= 0.0 ? 0 : (uint64_t)(in_data / s_per_byte);
-        if (done > n) done = n;
+        if (done > total) done = total;
     }
     int cut = what == WRITE && m->nvm_write_bytes + done > m->cut_after_bytes;
     if (cut) done = m->cut_after_bytes - m->nvm_write_bytes;
@@ -313,8 +316,15 @@ static void transfer(struct machine *m, uint32_t what)
         }
         m->nvm_read_bytes += done;
     } else {
-        for (uint64_t i = 0; i < done; i++) write_byte(m, at + i, ram[i]);
-        if ((dead || cut) && done < n) tear(m, at + done, ram[done]);
+        uint64_t whole = done - done % block;
+        for (uint64_t i = 0; i < total && i < whole + block; i++) {
+            uint64_t to = first + i;
+            uint8_t value = to >= at && to < at + n ? ram[to - at] : m->nvm[to];
+            if (i < whole)
+                write_byte(m, to, value);
+            else
+                tear(m, to, value);
+        }
         m->nvm_write_bytes += done;
     }
     if (dead) stop(m, STOP_DEAD);

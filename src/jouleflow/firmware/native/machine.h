@@ -37,7 +37,7 @@ struct machine {
     double cycle_s, active_w, wait_w;
     double read_s_per_byte, write_s_per_byte, read_j_per_byte, write_j_per_byte, setup_s, setup_j;
     double boot_s, boot_w;
-    uint32_t branch_cycles;
+    uint32_t branch_cycles, write_block; /* bytes that NVM writes at once */
     int32_t continuous; /* 1: powered for ever, no supply */
     /* inputs and answers */
     const uint8_t *inputs; /* [n_inputs][input_bytes] */

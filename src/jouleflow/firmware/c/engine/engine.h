@@ -12,13 +12,24 @@
 #define MAX_INPUTS 8
 #define NOWHERE 0xFFFFFFFFu
 
-enum { ERR_NVM = -1, ERR_TABLE = -2, ERR_INPUT = -3 };
+enum { ERR_NVM = -1, ERR_TABLE = -2, ERR_INPUT = -3, ERR_CORRUPT = -4, ERR_WEIGHTS = -5 };
+
+/* What every check value starts from; the check value of no data. */
+#define NO_DATA 0x6a6f756cu
+/* Inferences begun again for corrupt data before the engine gives up: a worn-out memory must be told, not hidden. */
+#define MAX_RETRIES 8u
 
 /* Storage of one activation. In the arena when sram != NOWHERE, otherwise tiles of it are staged from its home. */
 struct buffer {
     uint32_t nvm;        /* byte offset of its home, NOWHERE if it never outlives a commit */
     uint32_t sram;       /* byte offset in the arena, NOWHERE if it lives at home only */
     uint32_t size_bytes;
+    uint32_t unit;       /* at home, a CRC-8 follows every so many bytes; 0: none, the commit checks the whole buffer */
+};
+
+/* What of a buffer in the arena is safe at home: its first bytes, and the check value of their whole words. */
+struct safe {
+    uint32_t bytes, check;
 };
 
 /* How an operator sees a buffer: height x width x channels, int8, channels last. */
@@ -78,11 +89,14 @@ struct network {
     const struct buffer *buffers;
     const uint16_t *live;             /* indices of buffers; see op.first_live, one more list for the end */
     const struct at *commits;         /* where to commit, in order; the last one is {n_ops, 0} */
-    uint32_t *persisted;              /* per buffer: its first bytes that are safe at home (volatile) */
+    struct safe *safe;                /* per buffer; volatile */
     int8_t *arena;
     uint32_t n_ops, n_buffers, n_commits;
     uint16_t first_live_at_end, n_live_at_end;
     uint32_t output_nvm, output_bytes;
+    const uint32_t *weights;          /* all constants of all kernels; inference k checks slice k mod n_slices of them */
+    const uint32_t *slice_checks;
+    uint32_t n_weight_words, slice_words, n_slices;
     uint32_t hash[2];                 /* of model, plan and layout: an older checkpoint must not be continued */
 };
 

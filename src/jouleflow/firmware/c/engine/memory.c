@@ -41,6 +41,7 @@ void *memset(void *to, int value, size_t n)
 void __aeabi_memcpy(void *to, const void *from, size_t n);
 void __aeabi_memcpy4(void *to, const void *from, size_t n);
 void __aeabi_memcpy8(void *to, const void *from, size_t n);
+void __aeabi_memmove(void *to, const void *from, size_t n);
 void __aeabi_memset(void *to, size_t n, int value);
 void __aeabi_memclr(void *to, size_t n);
 void __aeabi_memclr4(void *to, size_t n);
@@ -49,6 +50,7 @@ void __aeabi_memclr8(void *to, size_t n);
 void __aeabi_memcpy(void *to, const void *from, size_t n) { memcpy(to, from, n); }
 void __aeabi_memcpy4(void *to, const void *from, size_t n) { memcpy(to, from, n); }
 void __aeabi_memcpy8(void *to, const void *from, size_t n) { memcpy(to, from, n); }
+void __aeabi_memmove(void *to, const void *from, size_t n) { memmove(to, from, n); }
 void __aeabi_memset(void *to, size_t n, int value) { memset(to, value, n); }
 void __aeabi_memclr(void *to, size_t n) { memset(to, 0, n); }
 void __aeabi_memclr4(void *to, size_t n) { memset(to, 0, n); }

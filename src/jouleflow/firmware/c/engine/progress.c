@@ -28,7 +28,7 @@ static uint32_t checksum(const struct progress *p)
 static int valid(const struct network *net, const struct progress *p)
 {
     return p->crc == checksum(p) && p->version == PROGRESS_VERSION && p->hash[0] == net->hash[0] &&
-           p->hash[1] == net->hash[1] && p->at.op <= net->n_ops;
+           p->hash[1] == net->hash[1] && p->op <= net->n_ops;
 }
 
 int progress_restore(const struct network *net, struct progress *out)
@@ -43,7 +43,7 @@ int progress_restore(const struct network *net, struct progress *out)
         *out = ok0 ? slot[0] : slot[1];
     else
         *out = (struct progress){
-            .version = PROGRESS_VERSION, .hash = {net->hash[0], net->hash[1]}, .count = 0, .seq = 1, .at = {0, 0}};
+            .version = PROGRESS_VERSION, .hash = {net->hash[0], net->hash[1]}, .seq = 1, .data = NO_DATA};
     return 0;
 }
 
