@@ -1,4 +1,4 @@
-"""The nRF52833 port, on an emulated SPI master with DMA and a FRAM behind it: same answers, same safety."""
+"""The ports of real boards, on emulated peripherals (SPI masters with a FRAM, an MRAM): same answers, same safety."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -6,18 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jouleflow.firmware.build import build_firmware
+from jouleflow.firmware.build import PORTS, build_firmware
 from jouleflow.firmware.crash import CrashBench, cut_everywhere
 from jouleflow.firmware.machine import STOP_DEAD, STOP_DONE, Machine
 from jouleflow.flow import Prepared, prepare
 
 DEMO = Path(str(files("jouleflow") / "demo"))
 INPUTS = np.load(DEMO / "digits_test.npz")["inputs"]
+CAPACITANCE_F = {"riotee": 60e-6, "stm32l4r5": 100e-6, "stm32u575": 100e-6, "stm32l072": 80e-6, "apollo4": 25e-6}
+BOARDS = [port for port in PORTS if port != "emulator"]
 
 
-@pytest.fixture(scope="module")
-def demo() -> Prepared:
-    return prepare(DEMO / "digits_int8.onnx", "riotee", "rf_walk", capacitance_f=60e-6)
+@pytest.fixture(scope="module", params=BOARDS)
+def demo(request: pytest.FixtureRequest) -> Prepared:
+    board = request.param
+    return prepare(DEMO / "digits_int8.onnx", board, "rf_walk", capacitance_f=CAPACITANCE_F[board])
 
 
 def answers(demo: Prepared, port: str) -> np.ndarray:
@@ -33,10 +36,10 @@ def answers(demo: Prepared, port: str) -> np.ndarray:
 
 
 def test_same_answers_as_the_emulators_port(demo: Prepared) -> None:
-    np.testing.assert_array_equal(answers(demo, "nrf52833"), answers(demo, "emulator"))
+    np.testing.assert_array_equal(answers(demo, demo.device.name), answers(demo, "emulator"))
 
 
 def test_cuts_everywhere(demo: Prepared) -> None:
-    bench = CrashBench(build_firmware(demo.lowered, demo.plan, demo.device, port="nrf52833"), INPUTS[0])
+    bench = CrashBench(build_firmware(demo.lowered, demo.plan, demo.device, port=demo.device.name), INPUTS[0])
     result = cut_everywhere(bench, 150)
     assert result.clean, result

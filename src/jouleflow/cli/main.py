@@ -26,7 +26,7 @@ Capacitor = Annotated[str | None, typer.Option(help="Capacitor, e.g. 470uF; the 
 Deadline = Annotated[str | None, typer.Option(help="Deadline of one inference, e.g. 10s: misses are counted.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random (lost memory, torn writes, random inputs).")]
 Duration = Annotated[str, typer.Option(help="Longest time in the world, e.g. 86400s.")]
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Out = Annotated[Path, typer.Option("--out", "--output", help="Folder for the results.")]
 ModelFile = Annotated[Path, typer.Argument(help="An int8 .tflite or int8 QDQ .onnx file.")]
 Inputs = Annotated[
     Path | None, typer.Option("--input", help=".npz with one array, inferences first; random ones if left out.")
@@ -121,7 +121,7 @@ def traces(as_json: Json = False) -> None:
 def quantize(
     model: Annotated[Path, typer.Argument(help="A float .onnx file.")],
     calibration: Annotated[Path, typer.Option(help=".npz with one float array of typical inputs, (n, c, h, w).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the int8 .onnx.")] = Path(
+    output: Annotated[Path, typer.Option("--out", "--output", "-o", help="Where to write the int8 .onnx.")] = Path(
         "model_int8.onnx"
     ),
     as_json: Json = False,
@@ -202,7 +202,7 @@ def build(
 def run(
     model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", inputs: Inputs = None,
     count: Count = 10, sram: Sram = None, capacitor: Capacitor = None, deadline: Deadline = None, seed: Seed = 0,
-    duration: Duration = "604800s", output: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("jouleflow-out/run"),
+    duration: Duration = "604800s", output: Out = Path("jouleflow-out/run"),
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run the real firmware on the emulated board, on harvested power, through every power failure."""
@@ -216,7 +216,7 @@ def run(
 def simulate(
     model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", count: Count = 1000,
     sram: Sram = None, capacitor: Capacitor = None, deadline: Deadline = None, seed: Seed = 0, duration: Duration = "86400s",
-    output: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("jouleflow-out/simulation"), as_json: Json = False,
+    output: Out = Path("jouleflow-out/simulation"), as_json: Json = False,
 ) -> None:  # fmt: skip
     """The same without the emulator, for days of trace."""
     from dataclasses import replace
@@ -235,7 +235,8 @@ def simulate(
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `run` or `simulate` wrote.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The HTML file; report.html in the folder by default.")
+        Path | None,
+        typer.Option("--out", "--output", "-o", help="The HTML file; report.html in the folder by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -250,7 +251,7 @@ def report(
 
 
 @app.command()
-def demo(output: Annotated[Path, typer.Option("--out")] = Path("jouleflow-out/demo"), as_json: Json = False) -> None:
+def demo(output: Out = Path("jouleflow-out/demo"), as_json: Json = False) -> None:
     """Recognise handwritten digits on a batteryless board, through dozens of power failures."""
     from importlib.resources import files
 

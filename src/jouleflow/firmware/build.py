@@ -69,21 +69,29 @@ def compile_flags(core: Core, c: Path) -> list[str]:
 
 
 # Files of c/port beside start-up. A board's port leaves inputs and answers to an application.
+SPI_FRAM = ("port_application.c", "spi_fram.c")
 PORTS = {
     "emulator": ("emulator.c",),
-    "nrf52833": ("nrf52833_spi_fram.c", "application_emulated.c"),
+    "riotee": (*SPI_FRAM, "nrf52833_spi.c"),
+    "stm32l4r5": (*SPI_FRAM, "stm32_spi_v1.c", "stm32l4r5.c"),
+    "stm32u575": (*SPI_FRAM, "stm32_spi_v3.c", "stm32u575.c"),
+    "stm32l072": (*SPI_FRAM, "stm32_spi_v1.c", "stm32l072.c"),
+    "apollo4": ("port_application.c", "apollo4_mram.c"),
 }
 
 
 def firmware_sources(core: Core, port: str = "emulator", c: Path | None = None) -> list[Path]:
-    """The hand-written C files that make a firmware for a core and a port."""
+    """The hand-written C files that make a firmware for a core and a port, with the emulated application."""
     c = c or c_dir()
+    application: tuple[str, ...] = () if port == "emulator" else ("application_emulated.c",)
+    if port == "apollo4":
+        application = ("apollo4_hal_emulated.c", *application)
     return [
         *(c / "engine" / name for name in ENGINE),
         *(c / "kernels" / name for name in KERNELS),
         c / "port" / "cortex_m.c",
         c / "port" / core.start_up,
-        *(c / "port" / name for name in PORTS[port]),
+        *(c / "port" / name for name in (*PORTS[port], *application)),
     ]
 
 

@@ -14,6 +14,7 @@ from elftools.elf.elffile import ELFFile
 from jouleflow.firmware.build import (
     ENGINE,
     KERNELS,
+    PORTS,
     Firmware,
     c_dir,
     linker_script,
@@ -40,8 +41,14 @@ target_compile_options(firmware.elf PRIVATE ${{CPU}} -O2 -g -std=c11 -Wall -Wext
   -ffreestanding -ffp-contract=off)
 # the loops in memory.c must not be turned into calls of themselves
 set_source_files_properties(engine/memory.c PROPERTIES COMPILE_OPTIONS -fno-tree-loop-distribute-patterns)
-target_link_options(firmware.elf PRIVATE ${{CPU}} -nostartfiles -T ${{CMAKE_SOURCE_DIR}}/firmware.ld
+{hal}target_link_options(firmware.elf PRIVATE ${{CPU}} -nostartfiles -T ${{CMAKE_SOURCE_DIR}}/firmware.ld
   -Wl,--gc-sections,-Map=firmware.map)
+"""
+
+HAL = """if(NOT AMBIQ_HAL)
+  message(FATAL_ERROR "the Apollo4's MRAM is written by its maker's library: give -DAMBIQ_HAL=path/to/libam_hal.a")
+endif()
+target_link_libraries(firmware.elf PRIVATE ${AMBIQ_HAL})
 """
 
 TOOLCHAIN = """set(CMAKE_SYSTEM_NAME Generic)
@@ -59,13 +66,18 @@ Sizes: flash {flash} bytes, SRAM {sram} bytes (arena {arena}), non-volatile memo
 """
 
 
-# Boards with a port of their own: its files in c/port, and what to do with them.
-BOARD_PORTS = {
-    "riotee": (
-        ("nrf52833_spi_fram.c", "application_example.c"),
-        "The CMake project builds for an nRF52833 with an SPI FRAM (`port/nrf52833_spi_fram.c`: check the pins); put your sensor "
-        "and your radio into a copy of `port/application_example.c`.",
-    ),
+# What to do with the port of a board, and the headers that it needs.
+SPI_NOTE = (
+    "The CMake project builds for {chip} with an SPI FRAM (pins at the top of `port/{pins}`: check them); put your sensor and "
+    "your radio into a copy of `port/application_example.c`. The port was run on an emulated SPI master and FRAM, not on the chip."
+)
+PORT_NOTES = {
+    "riotee": SPI_NOTE.format(chip="an nRF52833", pins="nrf52833_spi.c"),
+    "stm32l4r5": SPI_NOTE.format(chip="an STM32L4R5", pins="stm32.h"),
+    "stm32u575": SPI_NOTE.format(chip="an STM32U575", pins="stm32.h"),
+    "stm32l072": SPI_NOTE.format(chip="an STM32L072", pins="stm32.h"),
+    "apollo4": "The CMake project builds for an Apollo4 with its own MRAM: give it AmbiqSuite's HAL with `-DAMBIQ_HAL=path/to/libam_hal.a`; "
+    "put your sensor and your radio into a copy of `port/application_example.c`. The port was run on an emulated MRAM, not on the chip.",
 }
 NO_PORT = "The CMake project builds that; for a real board, copy `port/emulator.c` and fill in the functions of `engine/port.h`."
 
@@ -73,13 +85,15 @@ NO_PORT = "The CMake project builds that; for a real board, copy `port/emulator.
 def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[tuple[str, str]]:
     """Writes everything into `folder`; returns (file, what it is)."""
     c, core = c_dir(), firmware.core
-    port, port_note = BOARD_PORTS.get(firmware.device.name, (("emulator.c",), NO_PORT))
+    board = firmware.device.name
+    port: tuple[str, ...] = (*PORTS[board], "application_example.c") if board in PORT_NOTES else PORTS["emulator"]
+    headers = tuple(n for n in ("spi.h", "stm32.h") if any(n.split(".")[0] in p for p in port))
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (
         ("engine", (*ENGINE, "engine.h", "integrity.h", "port.h", "progress.h")),
         ("kernels", (*KERNELS, "kernels.h", "requant.h")),
         (f"kernels/{core.simd}", ("simd.h",)),
-        ("port", ("cortex_m.c", core.start_up, "application.h", *port)),
+        ("port", ("cortex_m.c", core.start_up, "application.h", *headers, *port)),
     ):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -100,7 +114,12 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
             "linker script with the board's flash and the SRAM budget",
         ),
         "CMakeLists.txt": (
-            CMAKE.format(cpu=GCC_CPU[core.name], sources="".join(f"  {s}\n" for s in sources), simd=core.simd),
+            CMAKE.format(
+                cpu=GCC_CPU[core.name],
+                sources="".join(f"  {s}\n" for s in sources),
+                simd=core.simd,
+                hal=HAL if "apollo4_mram.c" in port else "",
+            ),
             "CMake project for an Arm embedded GCC",
         ),
         "arm-none-eabi.cmake": (TOOLCHAIN, "CMake toolchain file"),
@@ -114,7 +133,7 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
                 arena=plan.arena_bytes,
                 nvm=plan.nvm_bytes,
                 device=device.name,
-                port_note=port_note,
+                port_note=PORT_NOTES.get(board, NO_PORT),
             ),
             "what this folder is",
         ),

@@ -30,7 +30,21 @@ from jouleflow.trace.trace import Scenario
 NATIVE = Path(__file__).parent / "native"
 SUPPLY = Path(__file__).parents[1] / "supply"
 MMIO_BASE, SYSTEM_BASE = 0x40000000, 0xE000E000
-NRF_SPI_BASE, NRF_PINS_BASE, NRF_FLASH_CONTROL_BASE = 0x4002F000, 0x50000000, 0x4001E000
+# Peripherals of the chips that have a port: (what answers, page). None: registers that only keep what is written.
+PERIPHERALS = (
+    ("machine_spi", 0x4002F000),  # nRF52833 SPIM3
+    ("machine_pins", 0x50000000),  # nRF52833 P0, STM32L0 port A
+    (None, 0x4001E000),  # nRF52833 flash controller
+    ("machine_stm32_spi", 0x40013000),  # STM32 SPI1
+    ("machine_clocks", 0x40021000),  # STM32L4, L0 clocks
+    ("machine_clocks", 0x46020000),  # STM32U5 clocks and power
+    (None, 0x40022000),  # STM32 flash controller
+    (None, 0x40007000),  # STM32L4, L0 power
+    (None, 0x40030000),  # STM32U5 instruction cache
+    ("machine_pins", 0x48000000),  # STM32L4 port A
+    ("machine_pins", 0x42020000),  # STM32U5 port A
+)
+NVM_WINDOW = 0x00180000  # where the Apollo4 port reads its MRAM
 HAZARD_FROM = 64  # the progress slots guard themselves by checksums
 (STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT) = range(8)
 PHASES = ("charge", "boot", "recover", "input", "tile", "commit", "output", "idle")
@@ -89,8 +103,9 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_uint64, "hazard_from n_hazards first_hazard")
         + _fields(ctypes.c_void_p, "wear")
         + _fields(ctypes.c_uint64, "cut_after_bytes random_state")
-        + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end")
-        + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected")
+        + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end spi_fifo spi_fifo_count")
+        + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected fram_command_bytes")
+        + _fields(ctypes.c_double, "spi_last_s")
     )
 
 
@@ -132,6 +147,14 @@ def load_image(firmware: Firmware) -> Image:
                 flash[at : at + segment["p_filesz"]] = np.frombuffer(segment.data(), np.uint8)
         symbols = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
     return Image(flash, base, cycles, instructions, symbols["stack_bottom"])
+
+
+def _pages(size: int) -> NDArray[np.uint8]:
+    """Zeros on whole pages of host memory, so that unicorn can use them in place."""
+    size = -(-size // 4096) * 4096
+    buffer = np.zeros(size + 4096, np.uint8)
+    start = -buffer.ctypes.data % 4096
+    return buffer[start : start + size]
 
 
 class Machine:
@@ -184,12 +207,10 @@ class Machine:
 
     def _map_memories(self) -> None:
         firmware, image = self.firmware, self.image
-        self.sram = np.zeros(-(-firmware.sram_bytes // 4096) * 4096 + 4096, np.uint8)
-        # page-aligned host memory, so that unicorn can use it in place
-        self._sram_buffer = np.zeros(self.sram.size + 4096, np.uint8)
-        shift = -self._sram_buffer.ctypes.data % 4096
-        self.sram = self._sram_buffer[shift : shift + self.sram.size]
-        self.nvm = np.full(max(firmware.plan.nvm_bytes, 64), 0xFF, np.uint8)
+        self.sram = _pages(firmware.sram_bytes + 4096)
+        nvm = _pages(max(firmware.plan.nvm_bytes, 64))
+        nvm[:] = 0xFF
+        self.nvm = nvm[: max(firmware.plan.nvm_bytes, 64)]
         self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self.uc.ctl_set_cpu_model(getattr(arm, f"UC_CPU_ARM_{firmware.core.unicorn_cpu}"))
         self.uc.mem_map(FLASH_BASE, image.flash.size, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
@@ -197,6 +218,7 @@ class Machine:
         self.uc.mem_map_ptr(
             SRAM_BASE, self.sram.size, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE, self.sram.ctypes.data
         )
+        self.uc.mem_map_ptr(NVM_WINDOW, nvm.size, unicorn.UC_PROT_READ, nvm.ctypes.data)
         self.uc.mem_map(SYSTEM_BASE, 0x1000, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         m = self.m
         m.code_base, m.code_size = image.code_base, 2 * (image.sum_cycles.size - 1)
@@ -255,11 +277,12 @@ class Machine:
             handle, ctypes.byref(self._hook_handle), unicorn.UC_HOOK_BLOCK, self._native("machine_block"), user,
             ctypes.c_uint64(1), ctypes.c_uint64(0),
         )  # fmt: skip
-        pages = {"machine_mmio": MMIO_BASE, "machine_spi": NRF_SPI_BASE, "machine_pins": NRF_PINS_BASE}
-        for name, base in pages.items():
+        for name, base in (("machine_mmio", MMIO_BASE), *PERIPHERALS):
+            if name is None:
+                self.uc.mem_map(base, 0x1000, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+                continue
             read, write = self._native(f"{name}_read"), self._native(f"{name}_write")
             check |= uclib.uc_mmio_map(handle, ctypes.c_uint64(base), ctypes.c_size_t(0x1000), read, user, write, user)
-        self.uc.mem_map(NRF_FLASH_CONTROL_BASE, 0x1000, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         if check:
             raise EmulationError(f"the CPU emulator refused a hook (code {check})")
 

@@ -140,7 +140,8 @@ void machine_power_off(struct machine *m)
 int machine_power_on(struct machine *m, double until_s)
 {
     m->stop = STOP_NONE;
-    m->spi_end = m->fram_opcode = m->fram_enabled = m->fram_selected = 0;
+    m->spi_end = m->spi_fifo = m->spi_fifo_count = 0;
+    m->fram_opcode = m->fram_enabled = m->fram_selected = m->fram_command_bytes = 0;
     m->block_end = 0;
     m->budget_cycles = 0;
     if (!m->continuous) {
@@ -265,6 +266,8 @@ static void tear(struct machine *m, uint64_t at, uint8_t value)
     }
 }
 
+static void move(struct machine *m, uint32_t what, uint8_t *ram, uint64_t at, uint64_t n, double setup_s, double s_per_byte);
+
 static void transfer(struct machine *m, uint32_t what)
 {
     uint64_t n = m->length, at = m->offset;
@@ -288,13 +291,18 @@ static void transfer(struct machine *m, uint32_t what)
         stop(m, STOP_FAIL);
         return;
     }
+    move(m, what, ram, at, n, m->setup_s, what == READ ? m->read_s_per_byte : m->write_s_per_byte);
+}
+
+/* Bytes between host memory and NVM, paid for, torn if the power does not last. */
+static void move(struct machine *m, uint32_t what, uint8_t *ram, uint64_t at, uint64_t n, double setup_s, double s_per_byte)
+{
     /* a write takes whole blocks: what it does not cover of the first and the last is written again as it was */
     uint64_t block = what == WRITE ? m->write_block : 1, first = at - at % block;
     uint64_t total = (at + n + block - 1) / block * block - first;
-    double s_per_byte = what == READ ? m->read_s_per_byte : m->write_s_per_byte;
     double j_per_byte = what == READ ? m->read_j_per_byte : m->write_j_per_byte;
-    double duration = m->setup_s + (double)total * s_per_byte;
-    double load = m->wait_w + (duration > 0.0 ? (m->setup_j + (double)total * j_per_byte) / duration : 0.0);
+    double duration = setup_s + (double)total * s_per_byte;
+    double load = m->wait_w + (duration > 0.0 ? ((setup_s > 0.0 ? m->setup_j : 0.0) + (double)total * j_per_byte) / duration : 0.0);
     double lived = duration;
     if (m->continuous)
         pass_time(m, load, duration);
@@ -303,7 +311,7 @@ static void transfer(struct machine *m, uint32_t what)
     uint64_t done = total;
     int dead = lived < duration;
     if (dead) {
-        double in_data = lived - m->setup_s;
+        double in_data = lived - setup_s;
         done = in_data <= 0.0 || s_per_byte <= 0.0 ? 0 : (uint64_t)(in_data / s_per_byte);
         if (done > total) done = total;
     }
@@ -381,7 +389,6 @@ void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value
 /* ---- SPI master with DMA, and the FRAM on it ---- */
 
 enum spim { TASKS_START = 0x010, EVENTS_END = 0x118, RXD_PTR = 0x534, RXD_MAXCNT = 0x538, TXD_PTR = 0x544, TXD_MAXCNT = 0x548 };
-enum pins { OUTSET = 0x508, OUTCLR = 0x50C, SELECT_MASK = 1u << 30 };
 enum fram { FRAM_IDLE = 0, FRAM_WRITE = 2, FRAM_READ = 3, FRAM_ENABLE = 6 };
 
 static void spi_exchange(struct machine *m)
@@ -429,6 +436,76 @@ void machine_spi_write(void *uc, uint64_t offset, unsigned size, uint64_t value,
     }
 }
 
+/* ---- SPI master of an STM32: v1 (one data register) and v3 (two), told apart by the size of the access ---- */
+
+enum stm32 { V1_STATUS = 0x08, V1_DATA = 0x0C, V3_STATUS = 0x14, V3_SEND = 0x20, V3_RECEIVE = 0x30 };
+
+/* One byte to the FRAM, one back. */
+static uint8_t fram_exchange(struct machine *m, uint8_t out)
+{
+    uint8_t in = 0xff;
+    if (!m->fram_selected) return in;
+    if (m->fram_command_bytes == 0) {
+        m->fram_opcode = out;
+        m->fram_address = 0;
+        if (out == FRAM_ENABLE) m->fram_enabled = 1;
+    } else if (m->fram_command_bytes < 4) {
+        m->fram_address = m->fram_address << 8 | out;
+    } else if (m->fram_address >= m->nvm_size) {
+        m->fail_code = 0x1002;
+        stop(m, STOP_FAIL);
+    } else {
+        settle_cycles(m);
+        if (m->stop == STOP_DEAD) return in;
+        uint32_t what = m->fram_opcode;
+        double since_s = m->supply.now_s - m->spi_last_s, byte_s = what == FRAM_READ ? m->read_s_per_byte : m->write_s_per_byte;
+        double wait_s = since_s < byte_s ? byte_s - since_s : 1e-10; /* the core was at work while the last byte went */
+        if (what == FRAM_READ) move(m, READ, &in, m->fram_address, 1, 0.0, wait_s);
+        if (what == FRAM_WRITE && m->fram_enabled) move(m, WRITE, &out, m->fram_address, 1, 0.0, wait_s);
+        m->fram_address++;
+    }
+    m->spi_last_s = m->supply.now_s;
+    m->fram_command_bytes++;
+    return in;
+}
+
+uint64_t machine_stm32_spi_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
+{
+    (void)uc;
+    if (offset == V1_STATUS || offset == V3_STATUS) return (m->spi_fifo_count ? 1u : 0u) | 2u | 1u << 12;
+    if (size != 1 || (offset != V1_DATA && offset != V3_RECEIVE) || !m->spi_fifo_count) return 0;
+    uint32_t oldest = m->spi_fifo & 0xff;
+    m->spi_fifo >>= 8;
+    m->spi_fifo_count--;
+    return oldest;
+}
+
+void machine_stm32_spi_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
+{
+    (void)uc;
+    if (m->stop == STOP_DEAD || m->stop == STOP_CUT) return;
+    if (size != 1 || (offset != V1_DATA && offset != V3_SEND)) return;
+    uint32_t in = fram_exchange(m, (uint8_t)value);
+    if (m->spi_fifo_count < 4) m->spi_fifo |= in << (8 * m->spi_fifo_count++); /* a fifth byte is lost, as on the chip */
+}
+
+uint64_t machine_clocks_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
+{
+    (void)uc, (void)offset, (void)size, (void)m;
+    return 0xffffffffu;
+}
+
+void machine_clocks_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
+{
+    (void)uc, (void)offset, (void)size, (void)value, (void)m;
+}
+
+/* ---- the pin that selects the FRAM: P0.30 of an nRF52, PA4 of an STM32 ---- */
+
+enum pins { BSRR = 0x18, OUTSET = 0x508, OUTCLR = 0x50C };
+#define NRF_SELECT (1u << 30)
+#define STM32_SELECT (1u << 4)
+
 uint64_t machine_pins_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
 {
     (void)uc, (void)offset, (void)size, (void)m;
@@ -438,9 +515,13 @@ uint64_t machine_pins_read(void *uc, uint64_t offset, unsigned size, struct mach
 void machine_pins_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m)
 {
     (void)uc, (void)size;
-    if (!(value & SELECT_MASK)) return;
-    if (offset == OUTCLR) m->fram_selected = 1;
-    if (offset == OUTSET) {
+    int low = (offset == OUTCLR && (value & NRF_SELECT)) || (offset == BSRR && (value & STM32_SELECT << 16));
+    int high = (offset == OUTSET && (value & NRF_SELECT)) || (offset == BSRR && (value & STM32_SELECT));
+    if (low) {
+        m->fram_selected = 1;
+        m->fram_command_bytes = 0;
+    }
+    if (high) {
         if (m->fram_opcode == FRAM_WRITE) m->fram_enabled = 0;
         m->fram_selected = 0;
         m->fram_opcode = FRAM_IDLE;

@@ -71,18 +71,24 @@ struct machine {
     uint32_t *wear;         /* [nvm_size] writes */
     uint64_t cut_after_bytes; /* power is cut in the write after so many written bytes; ~0: never */
     uint64_t random_state;  /* xorshift, for torn bytes */
-    /* SPI master with DMA (nRF52 SPIM) and a FRAM on it, for firmware with a real board's port */
+    /* SPI masters (with DMA: nRF52 SPIM; byte by byte: STM32) and a FRAM on them, for firmware with a real board's port */
     uint32_t spi_tx, spi_tx_count, spi_rx, spi_rx_count, spi_end;
-    uint32_t fram_opcode, fram_address, fram_enabled, fram_selected;
+    uint32_t spi_fifo, spi_fifo_count; /* bytes received and not yet read, oldest lowest */
+    uint32_t fram_opcode, fram_address, fram_enabled, fram_selected, fram_command_bytes;
+    double spi_last_s; /* end of the last byte */
 };
 
 void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m);
 uint64_t machine_mmio_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
 void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
 
-/* The same for the SPI master's page and the port pins' page. */
+/* The same for the SPI masters' pages, the port pins' page, and a clock controller that is always ready. */
 uint64_t machine_spi_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
 void machine_spi_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
+uint64_t machine_stm32_spi_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
+void machine_stm32_spi_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
+uint64_t machine_clocks_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
+void machine_clocks_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
 uint64_t machine_pins_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
 void machine_pins_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
 
