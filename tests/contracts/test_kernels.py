@@ -37,7 +37,9 @@ def test_kernel_equals_the_reference(name: str, staged: bool, board: str) -> Non
     inputs = np.random.default_rng(3).integers(-128, 128, (4, lowered.buffer_bytes[0])).astype(np.int8)
     machine = Machine(build_firmware(lowered, plan, device), inputs, checks=True)
     machine.power_on()
+    painted = machine.sram.tobytes()
     assert machine.run() == STOP_DONE
+    assert machine.peak_stack_bytes(painted) <= STACK_BYTES - 32
     np.testing.assert_array_equal(machine.answers, run_reference(lowered.model, inputs).reshape(4, -1))
     assert machine.m.n_hazards == 0
 

@@ -96,7 +96,7 @@ def test_flipped_bits_in_nvm_never_give_a_wrong_answer(bench: CrashBench, n_bits
 
 
 def test_flipped_bits_in_staged_data_are_found(one_input: np.ndarray) -> None:
-    tight = prepare(DEMO / "digits_int8.onnx", "riotee", "rf_walk", capacitance_f=60e-6, sram_bytes=3300)
+    tight = prepare(DEMO / "digits_int8.onnx", "riotee", "rf_walk", capacitance_f=100e-6, sram_bytes=3500)
     assert any(p.unit_bytes for p in tight.plan.placements)
     result = flip_nvm_bits(CrashBench(build_firmware(tight.lowered, tight.plan, tight.device), one_input), 100, 1)
     assert (result.n_wrong, result.n_stuck, result.n_faults) == (0, 0, 0), result

@@ -28,6 +28,7 @@ KERNELS = (
     "conv2d_s8.c",
     "conv2d_small_s8.c",
     "depthwise_s8.c",
+    "depthwise3_s8.c",
     "elementwise_s8.c",
     "pool_s8.c",
     "layout_s8.c",

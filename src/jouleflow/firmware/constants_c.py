@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from jouleflow.errors import ModelError
 from jouleflow.graph import constants as prepared
+from jouleflow.graph.fixed_point import scale_accumulator
 from jouleflow.graph.model import Model
 from jouleflow.plan.lowering import Op
 
-C_TYPE = {"int8": "int8_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float"}
+C_TYPE = {"int8": "int8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float"}
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A table of numbers in flash, a member of the one struct `data`: int8, uint16, int32 or float32, flat."""
+    """A table of numbers in flash, a member of the one struct `data`: int8, int16, uint16, int32 or float32, flat."""
 
     name: str
     values: NDArray[Any]
@@ -90,16 +91,54 @@ def pack_depthwise(weights: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2)).ravel()
 
 
-def _padded(values: NDArray[np.int32], to: int) -> NDArray[np.int32]:
-    out = np.zeros(-(-values.size // to) * to, np.int32)
-    out[: values.size] = values
-    return out
+def _reach(weights: NDArray[np.int8], bias: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Least and largest accumulator of each channel, over all int8 inputs."""
+    w = weights.reshape(len(weights), -1).astype(np.int64)
+    ends = np.stack([w * -128, w * 127])
+    return bias + ends.min(0).sum(1), bias + ends.max(0).sum(1)
 
 
-def _requant(c: prepared.ConvConstants, p: str) -> tuple[list[Constant], str]:
-    data = [_int32(f"{p}_mult", c.multiplier), _int8(f"{p}_shift", c.shift)]
-    text = f"{{data.{p}_mult, data.{p}_shift, {c.output_zero_point}, {c.act_min}, {c.act_max}, {c.n_halves_up}}}"
-    return data, text
+def with_plain_constants(c: prepared.ConvConstants) -> prepared.ConvConstants:
+    """The same layer with its dead channels, whose output cannot change, written so that struct requant may be plain.
+
+    Trained networks have channels with weights near zero and multipliers of odd sizes; they would hold up all others.
+    """
+    low, high = _reach(c.weights, c.bias_folded)
+    ends = [scale_accumulator(x, c.multiplier, c.shift) + c.output_zero_point for x in (low, high)]
+    first, last = (np.clip(x, c.act_min, c.act_max) for x in ends)
+    small = (low >= -(2**31)) & (high < 2**31) & (c.shift <= 0)  # where left shifts might wrap, leave it
+    dead = (first == last) & (small | (low == high)) & (np.arange(len(first)) < c.n_halves_up)
+    weights, bias = c.weights.copy(), c.bias_folded.copy()
+    multiplier, shift = c.multiplier.copy(), c.shift.copy()
+    weights[dead] = 0
+    # 2 * bias * 2^30 / 2^32 = 2 * (output - zero point): what the shift by one and the zero point make the output of
+    bias[dead] = 4 * (first[dead] - c.output_zero_point)
+    multiplier[dead], shift[dead] = 2**30, -1
+    return replace(c, weights=weights, bias_folded=bias, multiplier=multiplier, shift=shift)
+
+
+def _is_plain(c: prepared.ConvConstants) -> bool:
+    """Whether struct requant may be plain, see kernels.h."""
+    low, high = _reach(c.weights, c.bias_folded)
+    return bool(
+        max(-low.min(), high.max()) < 2**30
+        and c.shift.max() <= -1
+        and c.n_halves_up >= len(c.weights)
+        and (c.act_min, c.act_max) == (-128, 127)
+    )
+
+
+def _requant(
+    c: prepared.ConvConstants, bias: NDArray[np.int32], p: str, multiple: int, plain: bool
+) -> tuple[list[Constant], str]:
+    """Channels, filled up to a multiple of them, and the initialiser of struct requant."""
+    channels = np.stack([bias, c.multiplier, -c.shift - 1 if plain else c.shift], axis=1).astype(np.int32)
+    channels = np.concatenate([channels, np.zeros((-len(channels) % multiple, 3), np.int32)])
+    text = (
+        f"{{(const struct channel *)(const void *)data.{p}_q, {c.output_zero_point}, {c.act_min}, {c.act_max}, "
+        f"{c.n_halves_up}, {int(plain)}}}"
+    )
+    return [_int32(f"{p}_q", channels)], text
 
 
 def kernel_tables(model: Model, op: Op, variant: str, p: str) -> KernelTables:
@@ -129,40 +168,58 @@ def kernel_tables(model: Model, op: Op, variant: str, p: str) -> KernelTables:
 
 
 def _conv(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTables:
-    data, requant = _requant(c, p)
     n_out = c.weights.shape[0]
-    depth = op.inputs[0].channels
-    plain = c.weight_zero_point == 0
-    groups = depth // c.weights.shape[3]
-    if op.kind == "depthwise_conv2d" and n_out == depth and plain:
-        data += [
-            _int8(f"{p}_w", pack_depthwise(c.weights.reshape(n_out, -1))),
-            _int32(f"{p}_b", _padded(c.bias_folded, 4)),
-            _int8(f"{p}_z", [c.input_zero_point] * (depth + 3)),
-        ]
-        struct = f"static const struct depthwise {p} = {{data.{p}_w, data.{p}_b, data.{p}_z, {requant}}};"
-        return KernelTables("depthwise_s8", f"&{p}", data, [struct])
-    if variant == "small" or groups > 1 or not plain:
-        data += [_int8(f"{p}_w", c.weights), _int32(f"{p}_b", c.bias)]
+    if op.kind == "depthwise_conv2d" and n_out == op.inputs[0].channels and c.weight_zero_point == 0:
+        return _depthwise(op, c, variant, p)
+    groups = op.inputs[0].channels // c.weights.shape[3]
+    if variant == "small" or groups > 1 or c.weight_zero_point != 0:
+        data, requant = _requant(c, c.bias, p, 1, False)
         struct = (
-            f"static const struct conv_small {p} = {{data.{p}_w, data.{p}_b, {requant}, {c.input_zero_point}, "
+            f"static const struct conv_small {p} = {{data.{p}_w, {requant}, {c.input_zero_point}, "
             f"{c.weight_zero_point}, {c.weights.shape[3]}, {n_out // groups}}};"
         )
-        return KernelTables("conv2d_small_s8", f"&{p}", data, [struct])
+        return KernelTables("conv2d_small_s8", f"&{p}", [*data, _int8(f"{p}_w", c.weights)], [struct])
     if op.kind == "dense":
-        run, n_runs, rows = depth, 1, 1
+        run, n_runs, rows = op.inputs[0].channels, 1, 1
     else:
-        (kernel_h, kernel_w), rows = op.window.kernel, int(op.window.dilation[1] == 1)
-        run, n_runs = (kernel_w * depth, kernel_h) if rows else (depth, kernel_h * kernel_w)
-    data += [
-        _int8(f"{p}_w", pack_pairs(c.weights.reshape(n_out, -1), run)),
-        _int32(f"{p}_b", _padded(c.bias_folded, 2)),
-    ]
+        run, n_runs, rows = patch_runs(op)
+    better = with_plain_constants(c)
+    if _is_plain(better):
+        c = better
+    data, requant = _requant(c, c.bias_folded, p, 2, _is_plain(c))
+    weights = _int8(f"{p}_w", pack_pairs(c.weights.reshape(n_out, -1), run))
     struct = (
-        f"static const struct conv {p} = {{data.{p}_w, data.{p}_b, {requant}, {n_runs}, {run}, {-(-run // 4) * 4}, {rows}, "
+        f"static const struct conv {p} = {{data.{p}_w, {requant}, {n_runs}, {run}, {-(-run // 4) * 4}, {rows}, "
         f"{c.input_zero_point}}};"
     )
-    return KernelTables("dense_s8" if op.kind == "dense" else "conv2d_s8", f"&{p}", data, [struct])
+    return KernelTables("dense_s8" if op.kind == "dense" else "conv2d_s8", f"&{p}", [*data, weights], [struct])
+
+
+def patch_runs(op: Op) -> tuple[int, int, int]:
+    """Of a convolution's patch: bytes of a run, number of runs, whether a run is a kernel row."""
+    depth, (kernel_h, kernel_w) = op.inputs[0].channels, op.window.kernel
+    return (kernel_w * depth, kernel_h, 1) if op.window.dilation[1] == 1 else (depth, kernel_h * kernel_w, 0)
+
+
+def _depthwise(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTables:
+    n_out = c.weights.shape[0]
+    better = with_plain_constants(c)
+    if variant == "fast" and _is_plain(better):
+        c = better
+    data, requant = _requant(c, c.bias_folded, p, 4, variant == "fast" and _is_plain(c))
+    if variant == "fast":
+        rows = c.weights.reshape(n_out, 3, 3).astype(np.int16)
+        pairs = rows[:, :, [0, 1, 1, 2]]
+        struct = (
+            f"static const struct depthwise3 {p} = {{(const int16_t *)data.{p}_w, {requant}, {c.input_zero_point}}};"
+        )
+        return KernelTables("depthwise3_s8", f"&{p}", [*data, Constant(f"{p}_w", pairs)], [struct])
+    data += [
+        _int8(f"{p}_w", pack_depthwise(c.weights.reshape(n_out, -1))),
+        _int8(f"{p}_z", [c.input_zero_point] * (op.inputs[0].channels + 3)),
+    ]
+    struct = f"static const struct depthwise {p} = {{data.{p}_w, data.{p}_z, {requant}}};"
+    return KernelTables("depthwise_s8", f"&{p}", data, [struct])
 
 
 def _other_operand(op: Op, constant: NDArray[np.int8] | None, p: str) -> tuple[list[Constant], str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
 from jouleflow.plan.cost import Measured, step_cycles
@@ -72,10 +74,14 @@ def _staged_bytes(at: _Choice, step: Step) -> tuple[list[int], int, int]:
     ]
     size = with_checks(tile.rows * tile.cols * tile.channels, unit_bytes(at.lowered, at.k, tile))
     output = 0 if op.output.buffer in at.resident else align(size)
-    return inputs, output, scratch_bytes(op, step.variant)
+    return inputs, output, scratch_bytes(op, step)
 
 
 def _variants(op: Op) -> tuple[str, ...]:
+    """Kernels that can run it, best first: "fast" needs scratch memory, "small" little or none."""
+    if op.kind == "depthwise_conv2d":
+        three = op.window.kernel == (3, 3) and op.window.dilation == (1, 1) and op.window.stride[1] in (1, 2)
+        return ("fast", "small") if three and op.output.channels == op.inputs[0].channels else ("small",)
     return ("fast", "small") if op.kind in ("conv2d", "dense") else ("fast",)
 
 
@@ -164,19 +170,22 @@ def _staged_step(at: _Choice, free: int, device: Device, measured: Measured) -> 
 def _resident_step(op: Op, free: int, device: Device, measured: Measured) -> Step | None:
     """The step of an operator whose buffers are all in SRAM: tiles are the grain of progress."""
     for variant in _variants(op):
-        if scratch_bytes(op, variant) > free:
-            continue
-        cycles = step_cycles(op, variant, 1, measured)
-        grain = max(_charge_s(device) * device.points[0].clock_hz("cpu") / TILES_PER_CHARGE, 2000.0)
-        wanted = max(1, min(round(cycles / grain), MAX_TILES_PER_STEP))
-        o = op.output
-        if wanted == 1 or op.kind == "capture_input":
-            return Step(Tile(o.rows, o.cols, o.channels), variant)
-        tiles = list(_candidates(op, False))
-        n_tiles = [n[0] * n[1] * n[2] for n in (tiles_of(op, t.rows, t.cols, t.channels) for t in tiles)]
-        pick = min(range(len(tiles)), key=lambda i: abs(n_tiles[i] - wanted))
-        return Step(tiles[pick], variant)
+        step = Step(_grain(op, variant, device, measured), variant)
+        if scratch_bytes(op, step) <= free:
+            return step
     return None
+
+
+def _grain(op: Op, variant: str, device: Device, measured: Measured) -> Tile:
+    o = op.output
+    cycles = step_cycles(op, variant, 1, measured)
+    grain = max(_charge_s(device) * device.points[0].clock_hz("cpu") / TILES_PER_CHARGE, 2000.0)
+    wanted = max(1, min(round(cycles / grain), MAX_TILES_PER_STEP))
+    if wanted == 1 or op.kind == "capture_input":
+        return Tile(o.rows, o.cols, o.channels)
+    tiles = list(_candidates(op, False))
+    n_tiles = [int(np.prod(tiles_of(op, t.rows, t.cols, t.channels))) for t in tiles]
+    return tiles[min(range(len(tiles)), key=lambda i: abs(n_tiles[i] - wanted))]
 
 
 def _choose_step(at: _Choice, free: int, device: Device, measured: Measured) -> Step | None:

@@ -47,57 +47,86 @@ static void gather(const struct op *op, const struct conv *c, const struct view 
     }
 }
 
-static void emit(const struct conv *c, int32_t m, int32_t m_end, const int32_t acc[2], int8_t *out)
+/* acc of channels 0 and 1 of one pixel. */
+static inline __attribute__((always_inline)) void emit(const struct requant *q, const struct channel *c, int plain, int32_t zero, const int32_t acc[2],
+                        int8_t *out, int both)
 {
-    out[0] = to_int8(&c->requant, m, acc[0]);
-    if (m + 1 < m_end) out[1] = to_int8(&c->requant, m + 1, acc[1]);
+    out[0] = (int8_t)(plain ? to_int8_plain(c, acc[0], zero) : to_int8(q, c, acc[0]));
+    if (both) out[1] = (int8_t)(plain ? to_int8_plain(c + 1, acc[1], zero) : to_int8(q, c + 1, acc[1]));
+}
+
+/* Patch a (and b, unless null) meet channels [m0, m1). */
+static inline __attribute__((always_inline)) void channels(const struct conv *k, const int8_t *w, const int16_t *a, const int16_t *b, int32_t n, int32_t m0,
+                            int32_t m1, int plain, int8_t *out_a, int8_t *out_b)
+{
+    const struct requant *q = &k->requant;
+    const struct channel *c = q->channels + m0, *last = q->channels + m1;
+    int32_t zero = 2 * q->output_zero + 1;
+    for (; c < last; c += 2, w += 2 * n, out_a += 2, out_b += 2) {
+        int both = c + 1 < last;
+        if (b) {
+            int32_t acc[4] = {c[0].bias, c[1].bias, c[0].bias, c[1].bias};
+            dot_2x2(w, a, b, n, acc);
+            emit(q, c, plain, zero, acc, out_a, both);
+            emit(q, c, plain, zero, acc + 2, out_b, both);
+        } else {
+            int32_t acc[2] = {c[0].bias, c[1].bias};
+            dot_1x2(w, a, n, acc);
+            emit(q, c, plain, zero, acc, out_a, both);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void pixels(const struct op *op, const struct job *j, int plain)
+{
+    const struct conv *k = op->constants;
+    const struct view *in = &j->in[0];
+    const struct window *w = &op->window;
+    int32_t n = (int32_t)k->n_runs * k->run_padded, depth = op->inputs[0].channels;
+    int16_t *a = (int16_t *)(void *)j->scratch, *b = a + n;
+    const int8_t *weights = k->weights + j->m0 * n;
+    int one_tap = k->n_runs == 1 && w->kernel_w == 1 && !w->pad_top && !w->pad_left;
+    int8_t *out_of[2];
+    int32_t waiting = 0; /* pixels gathered and not yet multiplied */
+    for (int32_t r = j->r0; r < j->r1; r++) {
+        int8_t *out = j->out + (r - j->r0) * j->out_row_stride;
+        const int8_t *row = in->at + (r * w->stride_h - in->row0) * in->row_stride - in->col0 * depth;
+        for (int32_t col = j->c0; col < j->c1; col++, out += j->out_col_stride) {
+            int16_t *patch = waiting ? b : a;
+            if (one_tap)
+                widen(patch, row + col * w->stride_w * depth, depth);
+            else
+                gather(op, k, in, r, col, patch);
+            out_of[waiting++] = out;
+            if (waiting == 2) {
+                channels(k, weights, a, b, n, j->m0, j->m1, plain, out_of[0], out_of[1]);
+                waiting = 0;
+            }
+        }
+    }
+    if (waiting) channels(k, weights, a, 0, n, j->m0, j->m1, plain, out_of[0], out_of[0]);
 }
 
 int conv2d_s8(const struct op *op, const struct job *j)
 {
-    const struct conv *c = op->constants;
-    int32_t n = (int32_t)c->n_runs * c->run_padded;
-    int16_t *a = (int16_t *)(void *)j->scratch, *b = a + n;
-    int32_t n_cols = j->c1 - j->c0, n_pixels = (j->r1 - j->r0) * n_cols;
-    for (int32_t p = 0; p < n_pixels; p += 2) {
-        int32_t q = p + 1;
-        int32_t pr = p / n_cols, pc = p % n_cols, qr = q / n_cols, qc = q % n_cols;
-        int8_t *out_a = j->out + pr * j->out_row_stride + pc * j->out_col_stride;
-        int8_t *out_b = j->out + qr * j->out_row_stride + qc * j->out_col_stride;
-        const int8_t *w = c->weights + j->m0 * n;
-        gather(op, c, &j->in[0], j->r0 + pr, j->c0 + pc, a);
-        if (q == n_pixels) {
-            for (int32_t m = j->m0; m < j->m1; m += 2, w += 2 * n, out_a += 2) {
-                int32_t acc[2] = {c->bias[m], c->bias[m + 1]};
-                dot_1x2(w, a, n, acc);
-                emit(c, m, j->m1, acc, out_a);
-            }
-            break;
-        }
-        gather(op, c, &j->in[0], j->r0 + qr, j->c0 + qc, b);
-        for (int32_t m = j->m0; m < j->m1; m += 2, w += 2 * n, out_a += 2, out_b += 2) {
-            int32_t acc[4] = {c->bias[m], c->bias[m + 1], c->bias[m], c->bias[m + 1]};
-            dot_2x2(w, a, b, n, acc);
-            emit(c, m, j->m1, acc, out_a);
-            emit(c, m, j->m1, acc + 2, out_b);
-        }
-    }
+    const struct conv *k = op->constants;
+    if (k->requant.plain)
+        pixels(op, j, 1);
+    else
+        pixels(op, j, 0);
     return 0;
 }
 
 /* The whole input is one patch of one run. */
 int dense_s8(const struct op *op, const struct job *j)
 {
-    const struct conv *c = op->constants;
-    int32_t n = c->run_padded;
+    const struct conv *k = op->constants;
+    int32_t n = k->run_padded;
     int16_t *a = (int16_t *)(void *)j->scratch;
-    const int8_t *w = c->weights + j->m0 * n;
-    int8_t *out = j->out;
-    widen(a, j->in[0].at, c->run_bytes);
-    for (int32_t m = j->m0; m < j->m1; m += 2, w += 2 * n, out += 2) {
-        int32_t acc[2] = {c->bias[m], c->bias[m + 1]};
-        dot_1x2(w, a, n, acc);
-        emit(c, m, j->m1, acc, out);
-    }
+    widen(a, j->in[0].at, k->run_bytes);
+    if (k->requant.plain)
+        channels(k, k->weights + j->m0 * n, a, 0, n, j->m0, j->m1, 1, j->out, j->out);
+    else
+        channels(k, k->weights + j->m0 * n, a, 0, n, j->m0, j->m1, 0, j->out, j->out);
     return 0;
 }

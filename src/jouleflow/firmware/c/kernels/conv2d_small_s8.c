@@ -14,7 +14,7 @@ int conv2d_small_s8(const struct op *op, const struct job *j)
             int8_t *out = j->out + (r - j->r0) * j->out_row_stride + (col - j->c0) * j->out_col_stride;
             int32_t y0 = r * w->stride_h - w->pad_top, x0 = col * w->stride_w - w->pad_left;
             for (int32_t m = j->m0; m < j->m1; m++) {
-                int32_t acc = c->bias[m], first = m / c->out_per_group * c->in_per_group;
+                int32_t acc = c->requant.channels[m].bias, first = m / c->out_per_group * c->in_per_group;
                 const int8_t *k = c->weights + m * taps_bytes;
                 for (int32_t ky = 0; ky < w->kernel_h; ky++)
                     for (int32_t kx = 0; kx < w->kernel_w; kx++, k += c->in_per_group) {
@@ -24,7 +24,7 @@ int conv2d_small_s8(const struct op *op, const struct job *j)
                         for (int32_t i = 0; i < c->in_per_group; i++)
                             acc += (v[first + i] - c->input_zero) * (k[i] - c->weight_zero);
                     }
-                *out++ = to_int8_mixed(&c->requant, m, acc);
+                *out++ = (int8_t)to_int8_mixed(&c->requant, m, acc);
             }
         }
     return 0;

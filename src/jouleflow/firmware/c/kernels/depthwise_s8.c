@@ -7,7 +7,7 @@
 __attribute__((noinline)) static void emit_last(const struct depthwise *d, int32_t m, int32_t m_end, const int32_t *acc,
                                                 int8_t *out)
 {
-    for (int32_t i = 0; i < 4 && m + i < m_end; i++) out[i] = to_int8_mixed(&d->requant, m + i, acc[i]);
+    for (int32_t i = 0; i < 4 && m + i < m_end; i++) out[i] = (int8_t)to_int8_mixed(&d->requant, m + i, acc[i]);
 }
 
 int depthwise_s8(const struct op *op, const struct job *j)
@@ -34,10 +34,11 @@ int depthwise_s8(const struct op *op, const struct job *j)
             if (n_taps < even) taps[n_taps] = d->zero_row; /* its weights are 0 */
             const int8_t *weights = d->weights + j->m0 * even;
             for (int32_t m = j->m0; m < j->m1; m += 4, weights += 4 * even, out += 4) {
-                int32_t acc[4] = {d->bias[m], d->bias[m + 1], d->bias[m + 2], d->bias[m + 3]};
+                const struct channel *c = d->requant.channels + m;
+                int32_t acc[4] = {c[0].bias, c[1].bias, c[2].bias, c[3].bias};
                 depthwise_4(taps, m, weights, even, acc);
                 if (m + 4 <= whole)
-                    for (int32_t i = 0; i < 4; i++) out[i] = to_int8(&d->requant, m + i, acc[i]);
+                    for (int32_t i = 0; i < 4; i++) out[i] = (int8_t)to_int8(&d->requant, c + i, acc[i]);
                 else
                     emit_last(d, m, j->m1, acc, out);
             }

@@ -8,12 +8,17 @@
 
 #include "engine.h"
 
-/* real = multiplier * 2^(shift - 31), per output channel. */
+/* One output channel: its accumulator starts at bias; real = multiplier * 2^(shift - 31). */
+struct channel {
+    int32_t bias, multiplier, shift;
+};
+
 struct requant {
-    const int32_t *multiplier;
-    const int8_t *shift;
+    const struct channel *channels;
     int32_t output_zero, act_min, act_max;
     int32_t n_halves_up; /* the right shift rounds halves up in so many channels, away from 0 in the rest */
+    int32_t plain;       /* accumulators stay below 2^30, all shifts are to the right, halves go up, nothing is clamped
+                            but to int8: then `shift` is the right shift less 1, and three instructions do */
 };
 
 /* conv2d_s8, dense_s8. The input's zero point is folded into bias.
@@ -21,7 +26,6 @@ struct requant {
  * The input patch is n_runs runs of run_bytes contiguous bytes, each padded to run_padded (a multiple of 4). */
 struct conv {
     const int8_t *weights;
-    const int32_t *bias;
     struct requant requant;
     uint16_t n_runs, run_bytes, run_padded;
     uint8_t runs_are_rows; /* a run is a kernel row (dilation_w == 1), otherwise one tap */
@@ -31,8 +35,7 @@ struct conv {
 /* conv2d_small_s8: no scratch; also grouped convolutions. Weights [out][kernel_h][kernel_w][in / groups]. */
 struct conv_small {
     const int8_t *weights;
-    const int32_t *bias; /* the zero point is not folded in */
-    struct requant requant;
+    struct requant requant; /* the zero point is not folded into bias */
     int32_t input_zero, weight_zero;
     uint16_t in_per_group, out_per_group;
 };
@@ -41,10 +44,17 @@ struct conv_small {
  * zero_row: the input's zero point, as many bytes as the input has channels, and 3 more. */
 struct depthwise {
     const int8_t *weights;
-    const int32_t *bias;
     const int8_t *zero_row;
     struct requant requant;
 };
+
+/* depthwise3_s8: 3 x 3, not dilated. Weights int16, per channel and kernel row: w0 w1, w1 w2. */
+struct depthwise3 {
+    const int16_t *weights;
+    struct requant requant;
+    int32_t input_zero;
+};
+enum { DEPTHWISE3_ROWS = 6 }; /* output rows at a time: what its scratch is for */
 
 /* add_s8: the two inputs as tables of int32 on a common scale. `constant` replaces input 1 when not null. */
 struct add {
@@ -105,7 +115,7 @@ struct softmax {
     int32_t output_zero;
 };
 
-kernel_fn conv2d_s8, conv2d_small_s8, depthwise_s8, dense_s8, add_s8, mul_s8, avg_pool_s8, max_pool_s8, mean_s8,
+kernel_fn conv2d_s8, conv2d_small_s8, depthwise_s8, depthwise3_s8, dense_s8, add_s8, mul_s8, avg_pool_s8, max_pool_s8, mean_s8,
     lookup_s8, concat_s8, pad_s8, resize_nearest_s8, softmax_s8;
 
 #endif

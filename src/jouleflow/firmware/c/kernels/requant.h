@@ -3,6 +3,7 @@
 #define JOULEFLOW_REQUANT_H
 
 #include "kernels.h"
+#include "simd.h"
 
 /* x * multiplier * 2^(shift - 31): a doubling high product rounded to nearest, then a right shift rounded away from 0.
  * Left shifts wrap as TFLite's do, which is why they are done unsigned. */
@@ -31,17 +32,22 @@ static inline int32_t scale_accumulator(int32_t x, int32_t multiplier, int32_t s
 }
 
 /* For kernels whose channels all round halves up. */
-static inline int8_t to_int8(const struct requant *q, int32_t channel, int32_t acc)
+static inline int32_t to_int8(const struct requant *q, const struct channel *c, int32_t acc)
 {
-    int32_t y = scale_accumulator(acc, q->multiplier[channel], q->shift[channel]) + q->output_zero;
-    return (int8_t)clamp(y, q->act_min, q->act_max);
+    return clamp(scale_accumulator(acc, c->multiplier, c->shift) + q->output_zero, q->act_min, q->act_max);
 }
 
-static inline int8_t to_int8_mixed(const struct requant *q, int32_t channel, int32_t acc)
+static inline int32_t to_int8_mixed(const struct requant *q, int32_t channel, int32_t acc)
 {
-    if (channel < q->n_halves_up) return to_int8(q, channel, acc);
-    int32_t y = scale_int32(acc, q->multiplier[channel], q->shift[channel]) + q->output_zero;
-    return (int8_t)clamp(y, q->act_min, q->act_max);
+    const struct channel *c = &q->channels[channel];
+    if (channel < q->n_halves_up) return to_int8(q, c, acc);
+    return clamp(scale_int32(acc, c->multiplier, c->shift) + q->output_zero, q->act_min, q->act_max);
+}
+
+/* The same for a plain requant: the doubled accumulator's high product rounded, then two shifts with a half between them. */
+static inline int32_t to_int8_plain(const struct channel *c, int32_t acc, int32_t twice_zero_and_one)
+{
+    return saturate_half((mul_high_rounded((int32_t)((uint32_t)acc << 1), c->multiplier) >> c->shift) + twice_zero_and_one);
 }
 
 #endif

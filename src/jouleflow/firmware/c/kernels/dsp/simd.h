@@ -15,6 +15,22 @@ static inline uint32_t load4(const int8_t *p)
     return v;
 }
 
+/* (a * b + 2^31) >> 32 */
+static inline int32_t mul_high_rounded(int32_t a, int32_t b)
+{
+    int32_t r;
+    __asm__("smmulr %0, %1, %2" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+
+/* x / 2, rounded down, kept within int8. */
+static inline int32_t saturate_half(int32_t x)
+{
+    int32_t r;
+    __asm__("ssat %0, #8, %1, asr #1" : "=r"(r) : "r"(x));
+    return r;
+}
+
 #define EVEN(w) __sxtb16(w)
 #define ODD(w) __sxtb16((w) >> 8 | (w) << 24)
 
@@ -96,6 +112,41 @@ static inline void depthwise_4(const int8_t *const *taps, int32_t channel, const
         a3 = __smlad((int32_t)c3, (int32_t)ODD(w23), a3);
     }
     acc[0] = a0, acc[1] = a1, acc[2] = a2, acc[3] = a3;
+}
+
+/* The four channels of two neighbouring pixels, widened, to four planes that are `pitch` bytes apart. */
+static inline void split_pixels(int16_t *to, int32_t pitch, const int8_t *x, const int8_t *next)
+{
+    uint32_t a = load4(x), b = load4(next);
+    uint32_t ea = (uint32_t)EVEN(a), oa = (uint32_t)ODD(a), eb = (uint32_t)EVEN(b), ob = (uint32_t)ODD(b);
+    char *t = (char *)to;
+    *(uint32_t *)(void *)t = (ea & 0xffffu) | eb << 16;
+    *(uint32_t *)(void *)(t + pitch) = (oa & 0xffffu) | ob << 16;
+    *(uint32_t *)(void *)(t + 2 * pitch) = ea >> 16 | (eb & 0xffff0000u);
+    *(uint32_t *)(void *)(t + 3 * pitch) = oa >> 16 | (ob & 0xffff0000u);
+}
+
+/* Two neighbouring outputs of one channel: rows of the plane are row_bytes apart, weights as struct depthwise3 has them.
+ * The outputs are at x[0] and x[stride]. */
+static inline void taps_3x3(const int16_t *x, int32_t row_bytes, int32_t stride, const uint32_t w[6], int32_t acc[2])
+{
+    int32_t a = acc[0], b = acc[1];
+    const char *p = (const char *)x;
+#pragma GCC unroll 3
+    for (int row = 0; row < 3; row++) {
+        const int32_t *q = (const int32_t *)(const void *)(p + row * row_bytes);
+        int32_t w01 = (int32_t)w[2 * row], w12 = (int32_t)w[2 * row + 1], x01 = q[0], x23 = q[1];
+        a = __smlad(x01, w01, a);
+        a = __smlabt(x23, w12, a);
+        if (stride == 1) {
+            b = __smlatb(x01, w01, b);
+            b = __smlad(x23, w12, b);
+        } else {
+            b = __smlad(x23, w01, b);
+            b = __smlabt(q[2], w12, b);
+        }
+    }
+    acc[0] = a, acc[1] = b;
 }
 
 #endif

@@ -45,4 +45,29 @@ static inline void depthwise_4(const int8_t *const *taps, int32_t channel, const
     }
 }
 
+static inline int32_t mul_high_rounded(int32_t a, int32_t b)
+{
+    return (int32_t)(((int64_t)a * b + 0x80000000LL) >> 32);
+}
+
+static inline int32_t saturate_half(int32_t x)
+{
+    x >>= 1;
+    return x < -128 ? -128 : x > 127 ? 127 : x;
+}
+
+static inline void split_pixels(int16_t *to, int32_t pitch, const int8_t *x, const int8_t *next)
+{
+    for (int32_t i = 0; i < 4; i++, to += pitch / 2) to[0] = x[i], to[1] = next[i];
+}
+
+static inline void taps_3x3(const int16_t *x, int32_t row_bytes, int32_t stride, const uint32_t w[6], int32_t acc[2])
+{
+    for (int32_t row = 0; row < 3; row++, x += row_bytes / 2) {
+        int32_t w0 = (int16_t)w[2 * row], w1 = (int16_t)w[2 * row + 1], w2 = (int32_t)w[2 * row + 1] >> 16;
+        acc[0] += x[0] * w0 + x[1] * w1 + x[2] * w2;
+        acc[1] += x[stride] * w0 + x[stride + 1] * w1 + x[stride + 2] * w2;
+    }
+}
+
 #endif
