@@ -145,11 +145,14 @@ class Device:
     boot_j: float
     store: Store
     converter: Converter
+    sense_s: float = 0.0  # reading the store's voltage, the core active; 0: the board cannot
     sources: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _require(bool(self.points), f"{self.name}: needs at least one operating point")
-        _require_not_negative(self.name, sleep_w=self.sleep_w, boot_s=self.boot_s, boot_j=self.boot_j)
+        _require_not_negative(
+            self.name, sleep_w=self.sleep_w, boot_s=self.boot_s, boot_j=self.boot_j, sense_s=self.sense_s
+        )
 
     def memory(self, name: str) -> Memory:
         for memory in self.memories:

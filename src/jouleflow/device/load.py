@@ -60,6 +60,7 @@ class _Boot(_Strict):
     boot_s: float
     boot_j: float
     sleep_w: float
+    sense_s: float = 0.0
 
 
 class _Board(_Strict):
@@ -129,6 +130,7 @@ def _device(raw: dict[str, Any], file: str) -> Device:
             board.boot.boot_j,
             Store(**board.store.model_dump()),
             Converter(**board.converter.model_dump()),
+            board.boot.sense_s,
             tuple(sorted(board.sources.items())),
         )
     except DeviceError as error:

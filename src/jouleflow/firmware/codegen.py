@@ -52,6 +52,10 @@ def generate(lowered: Lowered, plan: Plan) -> str:
     body.append(_integers("uint16_t", "live", live))
     commits = ", ".join(f"{{{step}u, {tile}u}}" for step, tile in plan.commits)
     body.append(f"static const struct at commits[] = {{{commits}}};")
+    how = plan.preservation
+    for name, values in (("need_nj", how.need_j), ("rest_below_nj", how.rest_below_j)):
+        if values:
+            body.append(_integers("uint32_t", name, [f"{round(min(j * 1e9, 2**32 - 1))}u" for j in values]))
     body.append(f"static struct safe safe[{len(buffers)}];")
     weights = _words(data)
     per_slice = slice_words(weights.size, sum(op.macs for op in lowered.ops))
@@ -70,6 +74,8 @@ const struct network network = {{
     .n_ops = {len(ops)}u, .n_buffers = {len(buffers)}u, .n_commits = {len(plan.commits)}u,
     .first_live_at_end = {first_end}u, .n_live_at_end = {len(lowered.live[-1])}u,
     .output_nvm = {_place(plan.placements[output].nvm_offset)}, .output_bytes = {lowered.buffer_bytes[output]}u,
+    .need_nj = {"need_nj" if how.need_j else "0"}, .rest_below_nj = {"rest_below_nj" if how.rest_below_j else "0"},
+    .writes_all = {int(how.writes_all)},
     .weights = {"(const uint32_t *)(const void *)&data" if data else "0"}, .slice_checks = slice_checks,
     .n_weight_words = {weights.size}u, .slice_words = {per_slice}u, .n_slices = {len(slices)}u,
     .hash = {{0x{hash_words[0]:08x}u, 0x{hash_words[1]:08x}u}},

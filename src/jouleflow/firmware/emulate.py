@@ -16,6 +16,7 @@ from jouleflow.firmware.machine import (
     STOP_DEAD,
     STOP_DONE,
     STOP_EVENTS_FULL,
+    STOP_REST,
     Machine,
 )
 from jouleflow.graph.reference import run_reference
@@ -83,7 +84,7 @@ def execute(
                 painted = machine.sram.tobytes()
             machine.m.slice_end = machine.m.instructions + 50_000_000
             reason = machine.run() if machine.powered else STOP_EVENTS_FULL
-            if reason == STOP_DEAD:
+            if reason in (STOP_DEAD, STOP_REST):
                 peak_stack = max(peak_stack, machine.peak_stack_bytes(painted))
                 machine.power_off()
                 state.check(machine)
@@ -208,6 +209,7 @@ def _run_of(
         complete=False,
         n_inferences=n,
         n_power_failures=int(m.n_failures),
+        n_rests=int(m.n_rests),
         latency_s=tuple(np.diff(machine.answer_time_s[:n], prepend=0.0).tolist()),
         energy_j=energy,
         time_s=time,

@@ -46,7 +46,7 @@ PERIPHERALS = (
 )
 NVM_WINDOW = 0x00180000  # where the Apollo4 port reads its MRAM
 HAZARD_FROM = 64  # the progress slots guard themselves by checksums
-(STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT) = range(8)
+(STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT, STOP_REST) = range(9)
 PHASES = ("charge", "boot", "recover", "input", "tile", "commit", "output", "idle")
 FAIL_TEXT = {
     0x1001: "a read of the input beyond its size",
@@ -79,7 +79,9 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_void_p, "sum_cycles sum_instructions sram nvm flash")
         + _fields(ctypes.c_uint64, "sram_base sram_size flash_base flash_size nvm_size")
         + _fields(ctypes.c_double, "cycle_s active_w wait_w read_s_per_byte write_s_per_byte read_j_per_byte")
-        + _fields(ctypes.c_double, "write_j_per_byte setup_s setup_j boot_s boot_w")
+        + _fields(ctypes.c_double, "write_j_per_byte setup_s setup_j boot_s boot_w sense_s")
+        + _fields(ctypes.c_uint64, "n_rests")
+        + _fields(ctypes.c_uint32, "sensed_nj_limit")
         + _fields(ctypes.c_uint32, "branch_cycles write_block")
         + _fields(ctypes.c_int32, "continuous")
         + _fields(ctypes.c_void_p, "inputs answers answer_time_s")
@@ -241,6 +243,7 @@ class Machine:
         m.write_block = nvm.write_block_bytes
         m.boot_s = device.boot_s if device.boot_s > 0 else 1e-6 * (device.boot_j > 0)
         m.boot_w = costs.boot_j / m.boot_s if m.boot_s else 0.0
+        m.sense_s = device.sense_s
         m.capacitance_f = device.store.capacitance_f
 
     def _set_inputs(self, inputs: NDArray[np.int8]) -> None:

@@ -131,6 +131,39 @@ def _produced(lowered: Lowered, steps: tuple[Step, ...], buffer: int, step: int,
     return lowered.buffer_bytes[buffer]
 
 
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """All places where a commit may be, and what one would cost there."""
+
+    at: _Positions
+    held: list[dict[int, int]]  # per position: bytes of each buffer that a commit keeps
+    held_bytes: NDArray[np.float64]
+    n_held: NDArray[np.float64]
+    recovery_j: NDArray[np.float64]  # reset to continuing from there
+
+    def __len__(self) -> int:
+        return int(self.at.step.size)
+
+    def commit(self, position: int) -> tuple[int, int]:
+        """(step, tile) of a position."""
+        return int(self.at.step[position]), int(self.at.tile[position])
+
+
+def boundaries(
+    lowered: Lowered, steps: tuple[Step, ...], resident: frozenset[int], profile: Profile, device: Device
+) -> Boundaries:
+    """The ends of tiles, thinned to at most some thousands; position 0 is the start."""
+    at = _positions(lowered, steps, resident, profile, device.memory("nvm").write_block_bytes)
+    live = [[b for b in lowered.live[int(k)] if b in resident] for k in at.step]
+    held = [
+        {b: _produced(lowered, steps, b, int(k), int(t)) for b in buffers}
+        for k, t, buffers in zip(at.step, at.tile, live, strict=True)
+    ]
+    held_bytes = np.array([sum(h.values()) for h in held], np.float64)
+    n_held = np.array([sum(v > 0 for v in h.values()) for h in held], np.float64)
+    return Boundaries(at, held, held_bytes, n_held, reload_price(device, profile, held_bytes, n_held).j)
+
+
 def place_commits(
     lowered: Lowered,
     steps: tuple[Step, ...],
@@ -145,13 +178,9 @@ def place_commits(
     Raises Infeasible naming the least capacitor that works when some hyper-tile fits no charge.
     """
     costs = costs_at_store(device)
-    at = _positions(lowered, steps, resident, profile, device.memory("nvm").write_block_bytes)
-    n = at.step.size
-    live = [[b for b in lowered.live[int(k)] if b in resident] for k in at.step]
-    held = [{b: _produced(lowered, steps, b, int(at.step[p]), int(at.tile[p])) for b in live[p]} for p in range(n)]
-    all_bytes = np.array([sum(h.values()) for h in held], np.float64)
-    n_live = np.array([sum(v > 0 for v in h.values()) for h in held], np.float64)
-    recovery_j = reload_price(device, profile, all_bytes, n_live).j
+    all_places = boundaries(lowered, steps, resident, profile, device)
+    at, held, recovery_j = all_places.at, all_places.held, all_places.recovery_j
+    n = len(all_places)
     charge_j = device.store.usable_j
     budget_j = MARGIN_FRAC * charge_j - costs.boot_j
     net_j = max(charge_j - costs.boot_j - float(np.mean(recovery_j)), 1e-12)
@@ -171,8 +200,8 @@ def place_commits(
         safe = np.zeros(n)
         for b, size in held[q].items():
             safe[: end_of[b]] += size
-        flush = np.maximum(all_bytes[window] - safe[window], 0.0)
-        n_flushed = np.where(flush > 0, n_live[window], 0.0)
+        flush = np.maximum(all_places.held_bytes[window] - safe[window], 0.0)
+        n_flushed = np.where(flush > 0, all_places.n_held[window], 0.0)
         interval_j = at.energy_j[window] - at.energy_j[q] + flush_price(device, flush, n_flushed).j
         need_j = interval_j + recovery_j[q]
         shortfall_j = min(shortfall_j, float(need_j.min())) if not (need_j <= budget_j).any() else shortfall_j
@@ -187,7 +216,7 @@ def place_commits(
     while came_from[chain[-1]] > 0:
         chain.append(int(came_from[chain[-1]]))
     chain.reverse()
-    return _summary(at, chain, held, recovery_j, device, float(best[-1]), net_j, starved_frac)
+    return summary(all_places, chain, device, harvest_w, float(best[-1]))
 
 
 def _no_plan(device: Device, costs: Costs, need_j: float) -> Infeasible:
@@ -201,34 +230,43 @@ def _no_plan(device: Device, costs: Costs, need_j: float) -> Infeasible:
     )
 
 
-def _summary(
-    at: _Positions,
+def summary(
+    places: Boundaries,
     chain: list[int],
-    held: list[dict[int, int]],
-    recovery_j: NDArray[np.float64],
     device: Device,
-    expected_j: float,
-    net_j: float,
-    starved_frac: float,
+    harvest_w: float,
+    expected_j: float | None = None,
+    writes_all: bool = False,
 ) -> CommitPlan:
-    boot_j = costs_at_store(device).boot_j
-    commit_j = commit_s = worst_j = total_j = 0.0
+    """What commits at these positions cost, and the dearest hyper-tile. expected_j: worked out here when None.
+
+    Raises Infeasible when a hyper-tile fits no charge.
+    """
+    costs, charge_j = costs_at_store(device), device.store.usable_j
+    commit_j = commit_s = worst_j = total_j = lost_j = 0.0
+    net_j = max(charge_j - costs.boot_j - float(np.mean(places.recovery_j)), 1e-12)
+    starved_frac = max(0.0, 1.0 - harvest_w / costs.active_w)
     previous = 0
     for p in chain:
-        flush = sum(size - held[previous].get(b, 0) for b, size in held[p].items())
-        n_flushed = sum(size > held[previous].get(b, 0) for b, size in held[p].items())
+        kept = {} if writes_all else places.held[previous]
+        flush = sum(size - kept.get(b, 0) for b, size in places.held[p].items())
+        n_flushed = sum(size > kept.get(b, 0) for b, size in places.held[p].items())
         price = flush_price(device, flush, n_flushed)
         commit_j += price.j
         commit_s += price.s
-        interval_j = at.energy_j[p] - at.energy_j[previous] + price.j
-        worst_j = max(worst_j, float(interval_j + recovery_j[previous] + boot_j))
-        total_j += float(interval_j)
+        interval_j = float(places.at.energy_j[p] - places.at.energy_j[previous] + price.j)
+        resumed_j = float(places.recovery_j[previous]) + costs.boot_j
+        worst_j = max(worst_j, interval_j + resumed_j)
+        lost_j += starved_frac * interval_j / net_j * (interval_j / 2 + resumed_j)
+        total_j += interval_j
         previous = p
+    if worst_j > MARGIN_FRAC * charge_j * (1 + 1e-9):
+        raise _no_plan(device, costs, worst_j - costs.boot_j)
     return CommitPlan(
-        tuple((int(at.step[p]), int(at.tile[p])) for p in chain),
-        Certificate(worst_j, device.store.usable_j),
+        tuple(places.commit(p) for p in chain),
+        Certificate(worst_j, charge_j),
         commit_j,
         commit_s,
-        expected_j,
+        total_j + lost_j if expected_j is None else expected_j,
         starved_frac * total_j / net_j,
     )

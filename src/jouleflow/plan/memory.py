@@ -115,13 +115,19 @@ def lay_out(blocks: Sequence[Block], to: int = 4) -> tuple[list[int], int]:
 
 
 def nvm_homes(
-    lowered: Lowered, resident: frozenset[int], units: Sequence[int], commits: Sequence[tuple[int, int]], block: int = 4
+    lowered: Lowered,
+    resident: frozenset[int],
+    units: Sequence[int],
+    commits: Sequence[tuple[int, int]],
+    block: int = 4,
+    optional: bool = False,
 ) -> tuple[list[int | None], int]:
     """Home of each buffer in NVM (None when it needs none), and the bytes of NVM in all.
 
     A home is free again only once a commit no longer needs it: until that commit is complete, a power failure
     falls back to the one before. That is what makes re-execution harmless. Homes begin at multiples of `block`, the
-    least that the memory writes at once, so that no write of one touches another.
+    least that the memory writes at once, so that no write of one touches another. Where commits are optional, any of them
+    may turn out to be the last one made, and no home is used twice.
     """
     positions = sorted(commits)
     needs: list[int] = []
@@ -132,8 +138,10 @@ def nvm_homes(
         )
         if b in resident and not committed:
             continue
-        release = next(
-            (k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1
+        release = (
+            len(lowered.ops) + 1
+            if optional
+            else next((k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1)
         )
         needs.append(b)
         blocks.append(Block(with_checks(size, units[b]), lowered.first[b], release - 1))

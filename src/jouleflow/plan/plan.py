@@ -52,6 +52,17 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Preservation:
+    """How commits are made, beside where. need_j: per commit, skip it while the store holds this much above the point of
+    failure (empty: make every one). rest_below_j: after that commit, wait for a full store if there is less (empty: never).
+    writes_all: a commit writes all live data, not only what is new."""
+
+    need_j: tuple[float, ...] = ()
+    rest_below_j: tuple[float, ...] = ()
+    writes_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that the code generator needs beyond the model.
 
@@ -72,3 +83,4 @@ class Plan:
     sram_budget_bytes: int
     estimate: Estimate
     certificate: Certificate
+    preservation: Preservation

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible, InputError, near_matches
-from jouleflow.plan.commits import CommitPlan, place_commits
+from jouleflow.plan.commits import CommitPlan, boundaries, place_commits
 from jouleflow.plan.cost import Measured
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import STACK_BYTES, nvm_homes, static_bytes
-from jouleflow.plan.plan import Certificate, Placement, Plan
+from jouleflow.plan.plan import Certificate, Placement, Plan, Preservation
+from jouleflow.plan.preserve import POLICIES
 from jouleflow.plan.tile import ArenaTooSmall, Tiling, make_tiling
 from jouleflow.profile.profile import Profile, costs_at_store
 from jouleflow.record.run import Estimate
 from jouleflow.trace.trace import Trace
 
-PLANNERS = ("tile", "restart")
+PLANNERS = ("tile", "restart", *POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,10 @@ def draft_plan(
         ) from error
     end = ((len(lowered.ops), 0),)
     return Draft(
-        tiling, _assemble(planner, lowered, device, tiling, end, budget, Estimate(0.0, 0.0), Certificate(0.0, 0.0))
+        tiling,
+        _assemble(
+            planner, lowered, device, tiling, end, budget, Estimate(0.0, 0.0), Certificate(0.0, 0.0), Preservation()
+        ),
     )
 
 
@@ -95,11 +99,16 @@ def finish_plan(lowered: Lowered, draft: Draft, profile: Profile, device: Device
     if planner == "restart":
         only = ((len(lowered.ops), 0),)
         return replace(draft.plan, commits=only, estimate=_estimate(None, profile, device, harvest_w))
-    placed = place_commits(lowered, tiling.steps, tiling.resident, profile, device, harvest_w)
+    how = Preservation()
+    if planner in POLICIES:
+        places = boundaries(lowered, tiling.steps, tiling.resident, profile, device)
+        preserved = POLICIES[planner](places, device, harvest_w)
+        placed, how = preserved.placed, preserved.preservation
+    else:
+        placed = place_commits(lowered, tiling.steps, tiling.resident, profile, device, harvest_w)
     estimate = _estimate(placed, profile, device, harvest_w)
-    return _assemble(
-        planner, lowered, device, tiling, placed.commits, draft.plan.sram_budget_bytes, estimate, placed.certificate
-    )
+    budget = draft.plan.sram_budget_bytes
+    return _assemble(planner, lowered, device, tiling, placed.commits, budget, estimate, placed.certificate, how)
 
 
 def _estimate(placed: CommitPlan | None, profile: Profile, device: Device, harvest_w: float) -> Estimate:
@@ -122,9 +131,12 @@ def _assemble(
     sram_budget: int,
     estimate: Estimate,
     certificate: Certificate,
+    how: Preservation,
 ) -> Plan:
     nvm = device.memory("nvm")
-    homes, nvm_bytes = nvm_homes(lowered, tiling.resident, tiling.units, commits, nvm.write_block_bytes)
+    homes, nvm_bytes = nvm_homes(
+        lowered, tiling.resident, tiling.units, commits, nvm.write_block_bytes, bool(how.need_j)
+    )
     available = nvm.size_bytes
     if nvm_bytes > available:
         raise Infeasible(
@@ -145,4 +157,5 @@ def _assemble(
         sram_budget,
         estimate,
         certificate,
+        how,
     )

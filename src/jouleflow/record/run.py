@@ -177,6 +177,7 @@ class Run:
     instructions: int = 0
     cycles: int = 0
     n_commits: int = 0
+    n_rests: int = 0  # times that the firmware waited for a full store of its own will
     nvm_max_writes_per_byte: float = 0.0  # the most often written byte, per inference
     nvm_endurance_writes: float | None = None
     answers: tuple[str, ...] = ()  # for people: one line per inference

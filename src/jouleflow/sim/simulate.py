@@ -5,7 +5,7 @@ The same `Run` comes back as from emulation, marked modelled. Within a hyper-til
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jouleflow.errors import Infeasible
 from jouleflow.plan.commits import (
     ANSWER_CYCLES,
     RECORD_CYCLES,
+    Price,
     flush_price,
     produced_bytes,
     reload_price,
@@ -31,25 +32,20 @@ LIVELOCK_FAILURES = 200
 
 @dataclass(frozen=True, slots=True)
 class HyperTile:
-    """Work between two commits: its computing, its commit, and the reload when it must be started again."""
+    """Work between two commit places: its computing, and the reload when it must be started again. held_before: bytes of
+    each buffer that a commit before it keeps."""
 
     step: int
     tile: int
     compute_s: float
     compute_j: float
-    commit_s: float
-    commit_j: float
-    reload_s: float
-    reload_j: float
+    reload: Price
+    held_before: dict[int, int]
 
 
 def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) -> tuple[HyperTile, ...]:
-    """The plan as a list of hyper-tiles; the last holds the delivery of the answer too."""
-    costs = costs_at_store(device)
+    """The plan as a list of hyper-tiles, and at the end one without work, for what is held then."""
     resident = {b for b, p in enumerate(plan.placements) if p.sram_offset is not None}
-    clock_hz = device.points[0].clock_hz("cpu")
-    answer_s = (ANSWER_CYCLES - RECORD_CYCLES) / clock_hz  # its own record is cheaper: it has just been checked
-    record = flush_price(device, 0, 0)
 
     def held(step: int, tile: int) -> dict[int, int]:
         sizes = {}
@@ -71,22 +67,41 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
         return seconds, joules
 
     tiles = []
-    start, safe = (0, 0), held(0, 0)
-    for end in plan.commits:
-        compute_s, compute_j = work(start, end)
+    start = (0, 0)
+    for end in (*plan.commits, None):
+        safe = held(*start)
+        compute_s, compute_j = work(start, end) if end else (0.0, 0.0)
         if start == (0, 0):
             compute_s, compute_j = compute_s + profile.start_s, compute_j + profile.start_j
-        now = held(*end)
-        news = [size - safe.get(b, 0) for b, size in now.items() if size > safe.get(b, 0)]
-        commit = flush_price(device, sum(news), len(news))
-        commit_s, commit_j = commit.s, commit.j
-        if end == plan.commits[-1]:
-            commit_s += record.s + answer_s
-            commit_j += record.j + answer_s * costs.active_w
         reload = reload_price(device, profile, sum(safe.values()), sum(v > 0 for v in safe.values()))
-        tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, commit_s, commit_j, reload.s, reload.j))
-        start, safe = end, now
+        tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, reload, safe))
+        start = end or start
     return tuple(tiles)
+
+
+class _Commits:
+    """What a commit costs, from what was safe before and what is held now."""
+
+    def __init__(self, tiles: tuple[HyperTile, ...], plan: Plan, device: Device) -> None:
+        self.tiles, self.device = tiles, device
+        self.writes_all = plan.preservation.writes_all
+        clock_hz = device.points[0].clock_hz("cpu")
+        answer_s = (ANSWER_CYCLES - RECORD_CYCLES) / clock_hz  # its own record is cheaper: it has just been checked
+        record = flush_price(device, 0, 0)
+        self.answer = Price(record.s + answer_s, record.j + answer_s * costs_at_store(device).active_w)
+        self.known: dict[tuple[int, int], Price] = {}
+
+    def price(self, safe: int, now: int) -> Price:
+        """From the state before hyper-tile `safe` to that before `now`; the last one delivers the answer too."""
+        if (safe, now) not in self.known:
+            before = {} if self.writes_all else self.tiles[safe].held_before
+            held = self.tiles[now].held_before
+            new = [size - before.get(b, 0) for b, size in held.items() if size > before.get(b, 0)]
+            price = flush_price(self.device, sum(new), len(new))
+            if now == len(self.tiles) - 1:
+                price = Price(price.s + self.answer.s, price.j + self.answer.j)
+            self.known[safe, now] = price
+        return self.known[safe, now]
 
 
 class _Log:
@@ -112,6 +127,13 @@ class _Log:
         if len(self.rows) < MAX_EVENTS:
             self.rows.append((start_s, EVENT_KINDS.index(kind), step, tile, duration, energy_j, self.supply.voltage_v))
 
+    def lose(self, seconds: float, joules: float) -> None:
+        """Computing that was booked as done and is lost with the power."""
+        self.lost_s += seconds
+        self.lost_j += joules
+        self.time["tile"] -= seconds
+        self.energy["tile"] -= joules
+
     def events(self) -> Events:
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * 7
         kinds = (np.float64, np.uint8, np.int32, np.int32, np.float64, np.float64, np.float64)
@@ -125,14 +147,17 @@ def simulate(
 
     Raises Infeasible when a hyper-tile fails again and again.
     """
-    costs = costs_at_store(device)
+    costs, how = costs_at_store(device), plan.preservation
     tiles = hyper_tiles(lowered, plan, profile, device)
+    commits = _Commits(tiles, plan, device)
     supply = Supply(device, scenario)
     log = _Log(supply)
     answers: list[float] = []
-    failures = at = repeated = 0
-    powered = False
-    recover = False
+    failures = rests = n_commits = repeated = 0
+    at = safe = 0  # hyper-tile to run, and the one that the last commit stands before
+    unsafe_s = unsafe_j = 0.0  # computed since that commit
+    powered = recover = False
+    last = len(tiles) - 1
 
     def spend(kind: str, seconds: float, joules: float, step: int = -1, tile: int = -1) -> bool:
         """Whether the store survived; the time and energy are booked as lost work if not."""
@@ -158,21 +183,33 @@ def simulate(
         tile = tiles[at]
         alive = True
         if recover:
-            alive = spend("recover", tile.reload_s, tile.reload_j)
+            alive = spend("recover", tile.reload.s, tile.reload.j)
             recover = False
         alive = alive and spend("tile", tile.compute_s, tile.compute_j, tile.step, tile.tile)
-        if alive and not spend("commit", tile.commit_s, tile.commit_j, tile.step, tile.tile):
-            alive = False
-            log.lost_s += tile.compute_s  # its computing is lost with the commit
-            log.lost_j += tile.compute_j
-            log.time["tile"] -= tile.compute_s
-            log.energy["tile"] -= tile.compute_j
+        skip = False
         if alive:
-            at, repeated = at + 1, 0
-            if at == len(tiles):
-                answers.append(supply.now_s)
-                at = 0
-        else:
+            unsafe_s, unsafe_j = unsafe_s + tile.compute_s, unsafe_j + tile.compute_j
+            at += 1
+            if how.need_j and at < last:
+                alive = spend("tile", device.sense_s, device.sense_s * costs.active_w, tile.step, tile.tile)
+                skip = supply.left_j >= how.need_j[at - 1]
+        if alive and not skip:
+            price = commits.price(safe, at)
+            alive = spend("commit", price.s, price.j, tile.step, tile.tile)
+            if alive:
+                n_commits += 1
+                safe, unsafe_s, unsafe_j, repeated = at, 0.0, 0.0, 0
+                if at == last:
+                    answers.append(supply.now_s)
+                    at = safe = 0
+                elif how.rest_below_j:
+                    alive = spend("tile", device.sense_s, device.sense_s * costs.active_w, tile.step, tile.tile)
+                    if alive and supply.left_j < how.rest_below_j[at - 1]:
+                        powered = False
+                        rests += 1
+        if not alive:
+            log.lose(unsafe_s, unsafe_j)
+            at, unsafe_s, unsafe_j = safe, 0.0, 0.0
             powered = False
             failures += 1
             repeated += 1
@@ -180,7 +217,8 @@ def simulate(
                 raise Infeasible(
                     f"hyper-tile {at} failed {repeated} times in a row on {device.name}", "a larger --capacitor"
                 )
-    return _run(lowered, plan, device, scenario, supply, log, answers, failures, n_inferences)
+    run = _run(lowered, plan, device, scenario, supply, log, answers, failures, n_inferences)
+    return replace(run, n_commits=n_commits, n_rests=rests)
 
 
 def _run(

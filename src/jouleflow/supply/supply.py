@@ -97,6 +97,11 @@ class Supply:
     def voltage_v(self) -> float:
         return float((2 * max(self.struct.energy_j, 0.0) / self.capacitance_f) ** 0.5)
 
+    @property
+    def left_j(self) -> float:
+        """Energy above the point of failure."""
+        return float(self.struct.energy_j - self.struct.off_j)
+
     def charge(self, duration_s: float) -> bool:
         """Charges until on_v, for at most duration_s; whether on_v was reached."""
         return bool(self._library.supply_charge(self._reference, duration_s))

@@ -2,7 +2,7 @@
 
 enum { READ = 1, WRITE = 2, CAPTURE = 3 };
 enum reg { NVM_OFFSET = 0, NVM_ADDRESS = 4, NVM_LENGTH = 8, NVM_START = 12, MARK_OP = 16, MARK = 20, INPUT_SEQ = 24,
-           ANSWER = 28, FAIL = 32 };
+           ANSWER = 28, FAIL = 32, ENERGY_NJ = 36, REST = 40 };
 
 /* built with -fno-math-errno, so this is one instruction and needs no library */
 static double square_root(double x) { return x > 0.0 ? __builtin_sqrt(x) : 0.0; }
@@ -116,8 +116,10 @@ void machine_settle(struct machine *m)
 void machine_power_off(struct machine *m)
 {
     m->pending_cycles = 0;
-    /* a commit that was cut is lost work too */
-    if (safe_phase(m->phase)) {
+    if (m->stop == STOP_REST) { /* just after a commit */
+        close_phase(m);
+        compute_is_safe(m);
+    } else if (safe_phase(m->phase)) { /* a commit that was cut is lost work too */
         m->lost_s += m->supply.now_s - m->phase_start_s;
         m->lost_j += m->supply.spent_j - m->phase_spent_j;
         uint32_t phase = m->phase;
@@ -132,7 +134,7 @@ void machine_power_off(struct machine *m)
     m->lost_j += m->unsafe_compute_j;
     m->unsafe_compute_s = m->unsafe_compute_j = 0.0;
     open_phase(m, PHASE_OFF, -1, -1);
-    m->n_failures++;
+    if (m->stop != STOP_REST) m->n_failures++;
     if (m->touched)
         for (uint64_t i = 0; i < m->nvm_size; i++) m->touched[i] = 0;
 }
@@ -344,7 +346,15 @@ static void move(struct machine *m, uint32_t what, uint8_t *ram, uint64_t at, ui
 uint64_t machine_mmio_read(void *uc, uint64_t offset, unsigned size, struct machine *m)
 {
     (void)uc, (void)size;
-    return offset == INPUT_SEQ ? m->n_answers + 1 : 0;
+    if (offset == INPUT_SEQ) return m->n_answers + 1;
+    if (offset != ENERGY_NJ) return 0;
+    if (m->sensed_nj_limit) return random32(m) % m->sensed_nj_limit;
+    if (m->continuous) return 0xfffffffeu; /* all ones is what no reading reaches */
+    settle_cycles(m);
+    if (m->stop != STOP_NONE) return 0;
+    pass_time(m, m->active_w, m->sense_s);
+    double left_nj = (m->supply.energy_j - m->supply.off_j) * 1e9;
+    return left_nj <= 0.0 ? 0u : left_nj >= 4e9 ? 0xfffffffeu : (uint32_t)left_nj;
 }
 
 static void answer(struct machine *m, uint32_t seq)
@@ -364,7 +374,7 @@ void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value
 {
     (void)uc, (void)size;
     uint32_t v = (uint32_t)value;
-    if (m->stop == STOP_DEAD || m->stop == STOP_CUT) return;
+    if (m->stop == STOP_DEAD || m->stop == STOP_CUT || m->stop == STOP_REST) return;
     switch (offset) {
     case NVM_OFFSET: m->offset = v; break;
     case NVM_ADDRESS: m->address = v; break;
@@ -378,6 +388,14 @@ void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value
     case ANSWER:
         settle_cycles(m);
         if (m->stop == STOP_NONE) answer(m, v);
+        break;
+    case REST:
+        if (m->continuous) break;
+        settle_cycles(m);
+        if (m->stop == STOP_NONE) {
+            m->n_rests++;
+            stop(m, STOP_REST);
+        }
         break;
     case FAIL:
         m->fail_code = v;

@@ -10,7 +10,7 @@
 
 #include "supply.h"
 
-enum stop { STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT };
+enum stop { STOP_NONE, STOP_DOOMED, STOP_DEAD, STOP_DONE, STOP_FAIL, STOP_EVENTS_FULL, STOP_SLICE, STOP_CUT, STOP_REST };
 
 enum phase { PHASE_OFF, PHASE_BOOT, PHASE_RECOVER, PHASE_INPUT, PHASE_TILE, PHASE_COMMIT, PHASE_OUTPUT, PHASE_IDLE, N_PHASES };
 
@@ -36,7 +36,9 @@ struct machine {
     /* costs, at the capacitor */
     double cycle_s, active_w, wait_w;
     double read_s_per_byte, write_s_per_byte, read_j_per_byte, write_j_per_byte, setup_s, setup_j;
-    double boot_s, boot_w;
+    double boot_s, boot_w, sense_s;
+    uint64_t n_rests;
+    uint32_t sensed_nj_limit; /* not 0: the energy sensor gives random values below it, for crash tests */
     uint32_t branch_cycles, write_block; /* bytes that NVM writes at once */
     int32_t continuous; /* 1: powered for ever, no supply */
     /* inputs and answers */

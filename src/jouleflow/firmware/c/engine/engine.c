@@ -220,6 +220,7 @@ static int flush(const struct network *net, struct at at, uint32_t *check)
         const struct buffer *b = &net->buffers[live[i]];
         if (b->sram == NOWHERE) continue;
         struct safe *s = &net->safe[live[i]];
+        if (net->writes_all) *s = (struct safe){0, NO_DATA};
         uint32_t done = s->bytes, to = produced(net, live[i], at);
         if (done < to) {
             int err = port_nvm_write(b->nvm + done, net->arena + b->sram + done, to - done);
@@ -290,11 +291,13 @@ static int infer(const struct network *net, struct progress *p)
             at.tile++;
             struct at here = at.tile < end ? at : (struct at){at.op + 1, 0};
             if (net->commits[next].op == here.op && net->commits[next].tile == here.tile) {
+                uint32_t this_one = next++;
+                if (net->need_nj && port_energy_nj() >= net->need_nj[this_one]) continue;
                 port_mark(MARK_COMMIT, here.op, here.tile);
                 if ((err = flush(net, here, &p->data))) return err;
                 p->op = (uint16_t)here.op, p->tile = (uint16_t)here.tile;
                 if ((err = progress_commit(p))) return err;
-                next++;
+                if (net->rest_below_nj && port_energy_nj() < net->rest_below_nj[this_one]) port_rest();
             }
         }
         at = (struct at){at.op + 1, 0};

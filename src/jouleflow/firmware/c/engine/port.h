@@ -21,6 +21,11 @@ int port_input_read(uint32_t offset, void *to, uint32_t size_bytes);
 /* Delivers the answer to input `seq`, which stands in NVM. May be called again for the same seq after a failure. */
 int port_answer(uint32_t seq, uint32_t nvm_offset, uint32_t size_bytes);
 
+/* Energy in the store above the point of failure, in nJ; 0 where the board cannot tell. */
+uint32_t port_energy_nj(void);
+/* Sleeps or shuts down until the store is full. It may return (SRAM kept), or the next thing is the reset vector. */
+void port_rest(void);
+
 /* Tells an observer (emulator, logic analyser) what begins now. Empty on boards without one. */
 void port_mark(enum mark kind, uint32_t op, uint32_t tile);
 /* A fault that the engine cannot get over. Does not return. */

@@ -32,6 +32,10 @@ int application_answer(uint32_t seq, uint32_t nvm_offset, uint32_t size_bytes)
     return 0;
 }
 
+uint32_t application_energy_nj(void) { return REG(36); }
+
+void application_rest(void) { REG(40) = 1; }
+
 _Noreturn void application_fail(int code)
 {
     REG(32) = (uint32_t)code;

@@ -32,6 +32,10 @@ int application_answer(uint32_t seq, uint32_t nvm_offset, uint32_t size_bytes)
     return err;
 }
 
+uint32_t application_energy_nj(void) { return 0; /* here: sample the store, C (V^2 - V_off^2) / 2 */ }
+
+void application_rest(void) { /* here: the power switch's hold pin, or deep sleep with a comparator to wake */ }
+
 _Noreturn void application_fail(int code)
 {
     (void)code;

@@ -12,6 +12,8 @@
 #define INPUT_SEQ REG(24)
 #define ANSWER REG(28)
 #define FAIL REG(32)
+#define ENERGY_NJ REG(36)
+#define REST REG(40)
 
 enum { READ = 1, WRITE = 2, CAPTURE = 3 };
 
@@ -56,6 +58,10 @@ int port_answer(uint32_t seq, uint32_t nvm_offset, uint32_t size_bytes)
     ANSWER = seq;
     return 0;
 }
+
+uint32_t port_energy_nj(void) { return ENERGY_NJ; }
+
+void port_rest(void) { REST = 1; }
 
 void port_mark(enum mark kind, uint32_t op, uint32_t tile)
 {

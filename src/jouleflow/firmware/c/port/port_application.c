@@ -14,6 +14,10 @@ int port_answer(uint32_t seq, uint32_t nvm_offset, uint32_t size_bytes)
     return application_answer(seq, nvm_offset, size_bytes);
 }
 
+uint32_t port_energy_nj(void) { return application_energy_nj(); }
+
+void port_rest(void) { application_rest(); }
+
 void port_mark(enum mark kind, uint32_t op, uint32_t tile) { (void)kind, (void)op, (void)tile; }
 
 _Noreturn void port_fail(int code) { application_fail(code); }

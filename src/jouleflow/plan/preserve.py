@@ -1,0 +1,184 @@
+"""Ways to preserve progress, on the same tiles and kernels: the published ones, and ours that reads the voltage.
+
+Each gives commit positions and how they are made (`Preservation`). Our reconstructions of the published policies: they
+share our engine, records and checks, so that only what they preserve, and when, differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jouleflow.device.device import Device
+from jouleflow.errors import Infeasible
+from jouleflow.plan.commits import MARGIN_FRAC, Boundaries, CommitPlan, flush_price, summary
+from jouleflow.plan.plan import Preservation
+from jouleflow.profile.profile import costs_at_store
+
+CHECKS_PER_CHARGE = 64  # how often the adaptive plan looks at the voltage
+SENSE_MARGIN_FRAC = 0.03  # of a charge: what the reading may be off by
+
+
+@dataclass(frozen=True, slots=True)
+class Preserved:
+    """Commits and the way they are made."""
+
+    placed: CommitPlan
+    preservation: Preservation
+
+
+def _layer_ends(places: Boundaries) -> list[int]:
+    return [p for p in range(1, len(places)) if places.at.tile[p] == 0]
+
+
+def layer(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """A commit after every layer: the plain form of most task-based systems."""
+    return Preserved(summary(places, _layer_ends(places), device, harvest_w), Preservation())
+
+
+def loop(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """Loop continuation after SONIC: progress is saved in every iteration; here an iteration is a tile, at the grain (all
+    of them, or every second, fourth ... one) of least expected energy."""
+    found: list[CommitPlan] = []
+    ends = set(_layer_ends(places))
+    for grain in (1, 2, 4, 8, 16, 32):
+        chain = [p for p in range(1, len(places)) if p in ends or p % grain == 0]
+        try:
+            found.append(summary(places, chain, device, harvest_w))
+        except Infeasible as error:
+            refused = error
+    if not found:
+        raise refused
+    return Preserved(min(found, key=lambda plan: plan.expected_j), Preservation())
+
+
+def footprint(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """A fixed amount of work each power cycle, then shut down until the store is full, after HAWAII and iNAS; the amount is
+    as large as fits a charge."""
+    budget_j = MARGIN_FRAC * device.store.usable_j - costs_at_store(device).boot_j
+    chain: list[int] = []
+    start = 0
+    while start < len(places) - 1:
+        kept = places.held[start]
+        fits = start
+        for p in range(start + 1, len(places)):
+            new_bytes = sum(max(size - kept.get(b, 0), 0) for b, size in places.held[p].items())
+            price_j = flush_price(device, new_bytes, places.n_held[p]).j
+            if places.at.energy_j[p] - places.at.energy_j[start] + price_j + places.recovery_j[start] <= budget_j:
+                fits = p
+            elif places.at.energy_j[p] - places.at.energy_j[start] > budget_j:
+                break
+        if fits == start:
+            summary(places, [*chain, start + 1], device, harvest_w)  # raises: nothing fits
+            start += 1
+            continue
+        chain.append(fits)
+        start = fits
+    return Preserved(summary(places, chain, device, harvest_w), Preservation(rest_below_j=_always(chain)))
+
+
+def _always(chain: list[int]) -> tuple[float, ...]:
+    """Rest after every commit but the last, which is followed by the answer."""
+    return (*[np.inf] * (len(chain) - 1), 0.0)
+
+
+def _commit_j(places: Boundaries, p: int, device: Device, kept: dict[int, int] | None = None) -> float:
+    """A commit at a place, of all that is live or of what is new since `kept`."""
+    before = kept or {}
+    new = [size - before.get(b, 0) for b, size in places.held[p].items() if size > before.get(b, 0)]
+    return float(flush_price(device, sum(new), len(new)).j)
+
+
+def _require_sensor(device: Device) -> None:
+    if device.sense_s <= 0:
+        raise Infeasible(
+            f"{device.name} cannot read its store's voltage (boot.sense_s is 0)",
+            "--planner tile, or a board with a sensor",
+        )
+
+
+def jit(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """Just-in-time checkpoints after Hibernus: all live SRAM is written when the voltage falls to one threshold, high enough
+    for the dearest tile and the largest snapshot; then sleep until the store is full."""
+    _require_sensor(device)
+    chain = list(range(1, len(places)))
+    slack_j = 2 * device.sense_s * costs_at_store(device).active_w + SENSE_MARGIN_FRAC * device.store.usable_j
+    dearest_j = float(np.diff(places.at.energy_j[chain], prepend=0.0).max())
+    threshold_j = dearest_j + max(_commit_j(places, p, device) for p in chain) + slack_j
+    placed = summary(places, chain, device, harvest_w, writes_all=True)
+    return Preserved(placed, Preservation((*[threshold_j] * (len(chain) - 1), np.inf), _always(chain), writes_all=True))
+
+
+def _cost_to_go_j(places: Boundaries, chain: list[int], device: Device) -> NDArray[np.float64]:
+    """Least energy from a commit at each place, with a full store, to the answer: work, commits, boots and reloads, on charges
+    alone. Infinite where no next place can be reached."""
+    boot_j = costs_at_store(device).boot_j
+    budget_j = MARGIN_FRAC * device.store.usable_j - boot_j
+    at_j = places.at.energy_j
+    best = np.full(len(chain) + 1, np.inf)
+    best[-1] = 0.0
+    spots = [0, *chain]
+    for a in range(len(spots) - 2, -1, -1):
+        p = spots[a]
+        for b in range(a + 1, len(spots)):
+            q = spots[b]
+            work_j = float(at_j[q] - at_j[p])
+            if work_j > budget_j:
+                break
+            if not np.isfinite(best[b]):
+                continue
+            hop_j = work_j + _commit_j(places, q, device, places.held[p]) + float(places.recovery_j[p])
+            if hop_j <= budget_j:
+                best[a] = min(best[a], hop_j + boot_j + best[b])
+    return best[1:]
+
+
+def adaptive(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """Ours where the board can read its voltage. At each place: work on while the charge surely reaches a later place that is
+    no worse to stop at, and a commit there. Otherwise commit what is new; then rest, unless one more commit is cheaper than
+    a boot. Nothing is done twice, what is left of a charge stays in the store, and harvest that comes while working is
+    used at once.
+
+    How good a place is to stop at: the energy of the whole inference if it stops there, on charges alone.
+    """
+    _require_sensor(device)
+    grain_j = device.store.usable_j / CHECKS_PER_CHARGE
+    every: list[int] = []
+    last_j = 0.0
+    for p in range(1, len(places)):
+        if p == len(places) - 1 or places.at.energy_j[p] - last_j >= grain_j:
+            every.append(p)
+            last_j = float(places.at.energy_j[p])
+    to_go_j = _cost_to_go_j(places, every, device)
+    chain = [p for p, v in zip(every, to_go_j, strict=True) if np.isfinite(v)]
+    to_go_j = to_go_j[np.isfinite(to_go_j)]
+    at_j, n = places.at.energy_j[chain], len(chain)
+    commit_j = np.array([_commit_j(places, p, device) for p in chain])
+    total_j = at_j + commit_j + to_go_j
+    slack_j = 2 * device.sense_s * costs_at_store(device).active_w + SENSE_MARGIN_FRAC * device.store.usable_j
+    skip_j, go_on_j = [], []
+    for i in range(n - 1):
+        # nothing beyond one charge can be reached
+        later = np.arange(i + 1, max(int(np.searchsorted(at_j, at_j[i] + device.store.usable_j)), i + 2))
+        ahead_j = at_j[later] - at_j[i]
+        new_j = np.array([_commit_j(places, chain[j], device, places.held[chain[i]]) for j in later])
+        skip_j.append(_least(ahead_j + commit_j[later], total_j[later] <= total_j[i]) + slack_j)
+        go_on_j.append(_least(ahead_j + new_j, ahead_j + new_j + to_go_j[later] < to_go_j[i]) + slack_j)
+    return Preserved(summary(places, chain, device, harvest_w), Preservation((*skip_j, np.inf), (*go_on_j, 0.0)))
+
+
+def _least(values: NDArray[np.float64], where: NDArray[np.bool_]) -> float:
+    """The least of some values; infinite if there are none."""
+    return float(values[where].min()) if where.any() else np.inf
+
+
+POLICIES: dict[str, Callable[[Boundaries, Device, float], Preserved]] = {
+    "layer": layer,
+    "loop": loop,
+    "footprint": footprint,
+    "jit": jit,
+    "adaptive": adaptive,
+}
