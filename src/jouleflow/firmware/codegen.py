@@ -75,7 +75,7 @@ const struct network network = {{
     .first_live_at_end = {first_end}u, .n_live_at_end = {len(lowered.live[-1])}u,
     .output_nvm = {_place(plan.placements[output].nvm_offset)}, .output_bytes = {lowered.buffer_bytes[output]}u,
     .need_nj = {"need_nj" if how.need_j else "0"}, .rest_below_nj = {"rest_below_nj" if how.rest_below_j else "0"},
-    .writes_all = {int(how.writes_all)},
+    .start_nj = {round(how.start_j * 1e9)}u, .writes_all = {int(how.writes_all)},
     .weights = {"(const uint32_t *)(const void *)&data" if data else "0"}, .slice_checks = slice_checks,
     .n_weight_words = {weights.size}u, .slice_words = {per_slice}u, .n_slices = {len(slices)}u,
     .hash = {{0x{hash_words[0]:08x}u, 0x{hash_words[1]:08x}u}},

@@ -55,10 +55,12 @@ class Certificate:
 class Preservation:
     """How commits are made, beside where. need_j: per commit, skip it while the store holds this much above the point of
     failure (empty: make every one). rest_below_j: after that commit, wait for a full store if there is less (empty: never).
-    writes_all: a commit writes all live data, not only what is new."""
+    start_j: before an inference, wait for a full store if there is less. writes_all: a commit writes all live data, not
+    only what is new."""
 
     need_j: tuple[float, ...] = ()
     rest_below_j: tuple[float, ...] = ()
+    start_j: float = 0.0
     writes_all: bool = False
 
 

@@ -18,7 +18,7 @@ from jouleflow.plan.commits import MARGIN_FRAC, Boundaries, CommitPlan, flush_pr
 from jouleflow.plan.plan import Preservation
 from jouleflow.profile.profile import costs_at_store
 
-CHECKS_PER_CHARGE = 64  # how often the adaptive plan looks at the voltage
+CHECKS_PER_CHARGE = 256  # how often the adaptive plan looks at the voltage
 SENSE_MARGIN_FRAC = 0.03  # of a charge: what the reading may be off by
 
 
@@ -112,28 +112,44 @@ def jit(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
     return Preserved(placed, Preservation((*[threshold_j] * (len(chain) - 1), np.inf), _always(chain), writes_all=True))
 
 
-def _cost_to_go_j(places: Boundaries, chain: list[int], device: Device) -> NDArray[np.float64]:
+class _Hops:
+    """From each of some places to the later ones that one charge can reach: work, commit of what is new, commit of all."""
+
+    def __init__(self, places: Boundaries, spots: list[int], device: Device) -> None:
+        self.at_j = places.at.energy_j[spots]
+        buffers = sorted({b for p in spots for b in places.held[p]})
+        self.held = np.array([[places.held[p].get(b, 0) for b in buffers] for p in spots], np.float64)
+        self.recovery_j = places.recovery_j[spots]
+        self.device = device
+        self.whole_j = self._commit_j(self.held)
+
+    def _commit_j(self, new: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(flush_price(self.device, new.sum(1), (new > 0).sum(1)).j)
+
+    def later(self, i: int) -> NDArray[np.int64]:
+        """The places after i within one charge; the next one at least."""
+        end = int(np.searchsorted(self.at_j, self.at_j[i] + self.device.store.usable_j))
+        return np.arange(i + 1, min(max(end, i + 2), len(self.at_j)))
+
+    def new_j(self, i: int, later: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Commits at later places of what is new since i."""
+        return self._commit_j(np.maximum(self.held[later] - self.held[i], 0.0))
+
+
+def _cost_to_go_j(hops: _Hops) -> NDArray[np.float64]:
     """Least energy from a commit at each place, with a full store, to the answer: work, commits, boots and reloads, on charges
     alone. Infinite where no next place can be reached."""
-    boot_j = costs_at_store(device).boot_j
-    budget_j = MARGIN_FRAC * device.store.usable_j - boot_j
-    at_j = places.at.energy_j
-    best = np.full(len(chain) + 1, np.inf)
+    boot_j = costs_at_store(hops.device).boot_j
+    budget_j = MARGIN_FRAC * hops.device.store.usable_j - boot_j
+    n = len(hops.at_j)
+    best = np.full(n, np.inf)
     best[-1] = 0.0
-    spots = [0, *chain]
-    for a in range(len(spots) - 2, -1, -1):
-        p = spots[a]
-        for b in range(a + 1, len(spots)):
-            q = spots[b]
-            work_j = float(at_j[q] - at_j[p])
-            if work_j > budget_j:
-                break
-            if not np.isfinite(best[b]):
-                continue
-            hop_j = work_j + _commit_j(places, q, device, places.held[p]) + float(places.recovery_j[p])
-            if hop_j <= budget_j:
-                best[a] = min(best[a], hop_j + boot_j + best[b])
-    return best[1:]
+    for i in range(n - 2, -1, -1):
+        later = hops.later(i)
+        hop_j = hops.at_j[later] - hops.at_j[i] + hops.new_j(i, later) + hops.recovery_j[i]
+        total_j = np.where(hop_j <= budget_j, hop_j + boot_j + best[later], np.inf)
+        best[i] = total_j.min()
+    return best
 
 
 def adaptive(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
@@ -152,22 +168,21 @@ def adaptive(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
         if p == len(places) - 1 or places.at.energy_j[p] - last_j >= grain_j:
             every.append(p)
             last_j = float(places.at.energy_j[p])
-    to_go_j = _cost_to_go_j(places, every, device)
-    chain = [p for p, v in zip(every, to_go_j, strict=True) if np.isfinite(v)]
-    to_go_j = to_go_j[np.isfinite(to_go_j)]
-    at_j, n = places.at.energy_j[chain], len(chain)
-    commit_j = np.array([_commit_j(places, p, device) for p in chain])
-    total_j = at_j + commit_j + to_go_j
+    reachable = np.isfinite(_cost_to_go_j(_Hops(places, every, device)))
+    chain = [0, *(p for p, yes in zip(every, reachable, strict=True) if yes)]  # the start is as good as a commit
+    hops = _Hops(places, chain, device)
+    to_go_j = _cost_to_go_j(hops)
+    stop_j = hops.at_j + hops.whole_j + to_go_j
     slack_j = 2 * device.sense_s * costs_at_store(device).active_w + SENSE_MARGIN_FRAC * device.store.usable_j
     skip_j, go_on_j = [], []
-    for i in range(n - 1):
-        # nothing beyond one charge can be reached
-        later = np.arange(i + 1, max(int(np.searchsorted(at_j, at_j[i] + device.store.usable_j)), i + 2))
-        ahead_j = at_j[later] - at_j[i]
-        new_j = np.array([_commit_j(places, chain[j], device, places.held[chain[i]]) for j in later])
-        skip_j.append(_least(ahead_j + commit_j[later], total_j[later] <= total_j[i]) + slack_j)
+    for i in range(len(chain) - 1):
+        later = hops.later(i)
+        ahead_j, new_j = hops.at_j[later] - hops.at_j[i], hops.new_j(i, later)
+        skip_j.append(_least(ahead_j + hops.whole_j[later], stop_j[later] <= stop_j[i]) + slack_j)
         go_on_j.append(_least(ahead_j + new_j, ahead_j + new_j + to_go_j[later] < to_go_j[i]) + slack_j)
-    return Preserved(summary(places, chain, device, harvest_w), Preservation((*skip_j, np.inf), (*go_on_j, 0.0)))
+    full_j = device.store.usable_j - costs_at_store(device).boot_j - float(places.recovery_j[0])
+    how = Preservation((*skip_j[1:], np.inf), (*go_on_j[1:], 0.0), min(go_on_j[0], full_j - slack_j))
+    return Preserved(summary(places, chain[1:], device, harvest_w), how)
 
 
 def _least(values: NDArray[np.float64], where: NDArray[np.bool_]) -> float:

@@ -185,6 +185,12 @@ def simulate(
         if recover:
             alive = spend("recover", tile.reload.s, tile.reload.j)
             recover = False
+        if alive and at == 0 and how.start_j > 0:
+            alive = spend("idle", device.sense_s, device.sense_s * costs.active_w)
+            if alive and supply.left_j < how.start_j:
+                powered = False
+                rests += 1
+                continue
         alive = alive and spend("tile", tile.compute_s, tile.compute_j, tile.step, tile.tile)
         skip = False
         if alive:

@@ -320,6 +320,7 @@ static int one_inference(const struct network *net, struct progress *p)
     int err;
     if (p->op == 0 && p->tile == 0) {
         port_mark(MARK_IDLE, 0, 0);
+        if (net->start_nj && port_energy_nj() < net->start_nj) port_rest();
         if ((err = port_input_wait(p->seq))) return err;
         if ((err = check_weights(net, p->seq))) return err;
         if ((err = reload(net, p))) return err;

@@ -96,6 +96,7 @@ struct network {
     uint32_t output_nvm, output_bytes;
     const uint32_t *need_nj;          /* per commit: skip it if the store has this much, enough for the next; null: never */
     const uint32_t *rest_below_nj;    /* per commit: after it, wait for a full store if there is less than this; null: never */
+    uint32_t start_nj;                /* before an inference, wait for a full store if there is less than this */
     uint8_t writes_all;               /* a commit writes all live data, not only what is new */
     const uint32_t *weights;          /* all constants of all kernels; inference k checks slice k mod n_slices of them */
     const uint32_t *slice_checks;
