@@ -55,7 +55,7 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
                 draft = draft_plan(lowered, device)
                 profile = profile_by_emulation(lowered, draft.plan, device)
                 if misjudged(profile, device):
-                    draft = draft_plan(lowered, device, None, "tile", measured_cycles(lowered, profile))
+                    draft = draft_plan(lowered, device, None, "tile", measured_cycles(lowered, draft, profile))
                     profile = profile_by_emulation(lowered, draft.plan, device)
                 n = 5 if emulate else max(20, round(charges * device.store.usable_j / profile.energy_j))
                 inputs = model_inputs(name, lowered.model, 5)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jouleflow.device.device import Device
 from jouleflow.device.load import load_system
-from jouleflow.errors import InputError
+from jouleflow.errors import Infeasible, InputError
 from jouleflow.firmware.build import Firmware, build_firmware
 from jouleflow.firmware.profiling import profile_by_emulation
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import Lowered, lower
+from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.plan.plan import Plan
 from jouleflow.plan.planner import draft_plan, finish_plan, measured_cycles, misjudged
 from jouleflow.profile.profile import Profile
@@ -57,16 +58,10 @@ def prepare(
     if capacitance_f is not None:
         device = device.with_capacitance(capacitance_f)
     scenario = Scenario(load_trace(harvest), duration_s, 0.0, seed)
-    note("cutting it into tiles")
-    draft = draft_plan(lowered, device, sram_bytes, planner)
-    note("profiling every tile on the emulated board")
-    profile = profile_by_emulation(lowered, draft.plan, device)
-    if misjudged(profile, device):
-        note("cutting it finer, with what was measured")
-        draft = draft_plan(lowered, device, sram_bytes, planner, measured_cycles(lowered, profile))
-        profile = profile_by_emulation(lowered, draft.plan, device)
-    note("placing commits")
-    plan = finish_plan(lowered, draft, profile, device, scenario.harvest)
+    try:
+        profile, plan = _plan(lowered, device, scenario, planner, sram_bytes, note)
+    except Infeasible as refused:
+        profile, plan = _plan_with_less_in_sram(lowered, device, scenario, planner, sram_bytes, note, refused)
     return Prepared(lowered, device, scenario, profile, plan)
 
 
@@ -79,3 +74,50 @@ def predict_run(prepared: Prepared, n_inferences: int) -> Estimate:
 def build(prepared: Prepared) -> Firmware:
     """The firmware of the plan, for the emulated board."""
     return build_firmware(prepared.lowered, prepared.plan, prepared.device)
+
+
+def _plan(
+    lowered: Lowered,
+    device: Device,
+    scenario: Scenario,
+    planner: str,
+    sram_bytes: int | None,
+    note: Callable[[str], None],
+) -> tuple[Profile, Plan]:
+    note("cutting it into tiles")
+    draft = draft_plan(lowered, device, sram_bytes, planner)
+    note("profiling every tile on the emulated board")
+    profile = profile_by_emulation(lowered, draft.plan, device)
+    if misjudged(profile, device):
+        note("cutting it finer, with what was measured")
+        draft = draft_plan(lowered, device, sram_bytes, planner, measured_cycles(lowered, draft, profile))
+        profile = profile_by_emulation(lowered, draft.plan, device)
+    note("placing commits")
+    return profile, finish_plan(lowered, draft, profile, device, scenario.harvest)
+
+
+# Shares of the SRAM to try when what is kept there is more than one charge can bring back after a failure.
+LESS_SRAM_FRACS = (0.5, 0.25, 0.125, 0.0625)
+
+
+def _plan_with_less_in_sram(
+    lowered: Lowered,
+    device: Device,
+    scenario: Scenario,
+    planner: str,
+    sram_bytes: int | None,
+    note: Callable[[str], None],
+    refused: Infeasible,
+) -> tuple[Profile, Plan]:
+    """The first plan that fits the store when less is kept in SRAM and more is staged.
+
+    Raises `refused` when none does.
+    """
+    full = min(sram_bytes or device.memory("sram").size_bytes, STACK_BYTES + sum(lowered.buffer_bytes))
+    for fraction in LESS_SRAM_FRACS:
+        note(f"that fits no charge; trying with {fraction:.0%} of the SRAM")
+        try:
+            return _plan(lowered, device, scenario, planner, int(full * fraction), note)
+        except Infeasible:
+            continue
+    raise refused

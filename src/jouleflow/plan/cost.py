@@ -11,13 +11,13 @@ from jouleflow.plan.lowering import Op
 
 # cycles = per_tile * tiles + per_mac * macs + per_output * outputs
 PER_TILE_CYCLES = 150.0
-PER_MAC_CYCLES = {"conv2d": 1.3, "dense": 1.6, "depthwise_conv2d": 3.6}
+PER_MAC_CYCLES = {"conv2d": 1.6, "dense": 2.0, "depthwise_conv2d": 6.5}
 PER_MAC_SMALL_CYCLES = 7.0
 PER_OUTPUT_CYCLES = {
     "capture_input": 0.0,
-    "conv2d": 30.0,
-    "dense": 30.0,
-    "depthwise_conv2d": 40.0,
+    "conv2d": 14.0,
+    "dense": 14.0,
+    "depthwise_conv2d": 14.0,
     "add": 25.0,
     "mul": 25.0,
     "softmax": 60.0,
@@ -29,14 +29,14 @@ PER_OUTPUT_CYCLES = {
 OTHER_OUTPUT_CYCLES = 12.0
 
 
-# Cycles of whole steps, where an emulated run of an earlier draft has told them.
-Measured = Mapping[Op, float]
+# Cycles of whole steps by kernel variant, where an emulated run of an earlier draft has told them.
+Measured = Mapping[tuple[Op, str], float]
 
 
 def step_cycles(op: Op, variant: str, n_tiles: int, measured: Measured) -> float:
     """Estimated cycles of one step, without memory transfers; `measured` goes before the guess."""
-    if op in measured:
-        return measured[op] + PER_TILE_CYCLES * n_tiles
+    if (op, variant) in measured:
+        return measured[op, variant] + PER_TILE_CYCLES * n_tiles
     per_mac = PER_MAC_SMALL_CYCLES if variant == "small" else PER_MAC_CYCLES.get(op.kind, 0.0)
     per_output = PER_OUTPUT_CYCLES.get(op.kind, OTHER_OUTPUT_CYCLES)
     window = op.window.kernel[0] * op.window.kernel[1] if op.kind.endswith("pool") else 1

@@ -138,11 +138,13 @@ def nvm_homes(
         )
         if b in resident and not committed:
             continue
-        release = (
-            len(lowered.ops) + 1
-            if optional
-            else next((k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b]), len(lowered.ops) + 1)
-        )
+        if optional:
+            release = len(lowered.ops) + 1
+        elif committed:  # an older commit may need it until the next one is complete
+            after = (k if tile == 0 else k + 1 for k, tile in positions if k > lowered.last[b])
+            release = next(after, len(lowered.ops) + 1)
+        else:  # made and used up between two commits
+            release = lowered.last[b] + 1
         needs.append(b)
         blocks.append(Block(with_checks(size, units[b]), lowered.first[b], release - 1))
     offsets, total = lay_out(blocks, max(block, 4))

@@ -84,9 +84,10 @@ def misjudged(profile: Profile, device: Device) -> bool:
     return dearest > TILE_TOO_DEAR_FRAC * device.store.usable_j
 
 
-def measured_cycles(lowered: Lowered, profile: Profile) -> Measured:
+def measured_cycles(lowered: Lowered, draft: Draft, profile: Profile) -> Measured:
     """Cycles of each step as profiled, for another draft."""
-    return {op: float(s.cycles.sum()) for op, s in zip(lowered.ops, profile.steps, strict=True)}
+    steps = zip(lowered.ops, draft.tiling.steps, profile.steps, strict=True)
+    return {(op, step.variant): float(p.cycles.sum()) for op, step, p in steps}
 
 
 def finish_plan(lowered: Lowered, draft: Draft, profile: Profile, device: Device, harvest: Trace) -> Plan:

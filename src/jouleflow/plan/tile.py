@@ -33,6 +33,7 @@ from jouleflow.plan.plan import Step, Tile
 # spends less on tiles. The cost of a tile is some 150 cycles, so the choice is not delicate.
 TILES_PER_CHARGE = 64
 MAX_TILES_PER_STEP = 4096
+SMALLER_LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the arena: what else to try when not all fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def make_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Me
     """
     found = _try_tiling(lowered, device, arena_limit, measured)
     if isinstance(found, Tiling):
-        return found
+        return _cheapest(lowered, device, found, measured)
     low, high = arena_limit, max(4 * sum(lowered.buffer_bytes) + 65536, arena_limit * 2)
     if not isinstance(_try_tiling(lowered, device, high, measured), Tiling):
         raise Infeasible(
@@ -215,6 +216,22 @@ def make_tiling(lowered: Lowered, device: Device, arena_limit: int, measured: Me
         else:
             low = middle
     raise ArenaTooSmall(f"step {found} ({lowered.ops[found].kind})", high)
+
+
+def _cheapest(lowered: Lowered, device: Device, largest: Tiling, measured: Measured) -> Tiling:
+    """The cheapest tiling that fits: what is kept in SRAM takes room from better tiles and kernels, so less may be more."""
+    choices = [largest]
+    if len(largest.resident) < len(lowered.buffer_bytes):
+        limits = (int(largest.arena_bytes * f) for f in SMALLER_LIMITS)
+        smaller = (_try_tiling(lowered, device, limit, measured) for limit in limits)
+        choices += [t for t in smaller if isinstance(t, Tiling)]
+    return min(choices, key=lambda tiling: _total_cost_s(lowered, tiling, device, measured))
+
+
+def _total_cost_s(lowered: Lowered, tiling: Tiling, device: Device, measured: Measured) -> float:
+    units = dict(enumerate(tiling.units))
+    at = (_Choice(lowered, k, tiling.resident, units) for k in range(len(lowered.ops)))
+    return sum(_transfer_cost_s(a, step, device, measured) for a, step in zip(at, tiling.steps, strict=True))
 
 
 class ArenaTooSmall(Exception):

@@ -206,6 +206,7 @@ def simulate(
                 n_commits += 1
                 safe, unsafe_s, unsafe_j, repeated = at, 0.0, 0.0, 0
                 if at == last:
+                    n_commits += 1  # the one after the answer
                     answers.append(supply.now_s)
                     at = safe = 0
                 elif how.rest_below_j:
