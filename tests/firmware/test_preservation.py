@@ -13,6 +13,7 @@ from jouleflow.firmware.crash import CrashBench, cut_everywhere, cut_nested
 from jouleflow.firmware.emulate import execute
 from jouleflow.flow import Prepared, build, prepare
 from jouleflow.plan.planner import PLANNERS
+from jouleflow.plan.preserve import NEVER_J
 from jouleflow.record.run import Run
 from jouleflow.sim.simulate import simulate
 
@@ -68,7 +69,7 @@ def test_adaptive_needs_a_sensor() -> None:
 def test_a_sensor_that_lies_does_no_harm(planner: str) -> None:
     p = prepared(planner)
     bench = CrashBench(build_firmware(p.lowered, p.plan, p.device), INPUTS[0])
-    needs = [j for j in p.plan.preservation.need_j if np.isfinite(j)]
+    needs = [j for j in p.plan.preservation.need_j if j < NEVER_J]
     bench.machine.m.sensed_nj_limit = int(2e9 * max(needs))
     bench.golden = bench.record(bench.blank)  # now with commits wherever the sensor pleases
     bench.limit = 3 * bench.golden.instructions + 1_000_000

@@ -142,9 +142,10 @@ def quantize(
 @app.command()
 def plan(
     model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", sram: Sram = None,
-    capacitor: Capacitor = None, seed: Seed = 0, as_json: Json = False,
+    capacitor: Capacitor = None, deadline: Deadline = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Plan a model for a board and a harvest: tiles, what stays in SRAM, commits, predicted latency and energy."""
+    """Plan a model for a board and a harvest: tiles, what stays in SRAM, commits, predicted latency and energy, and how late an
+    answer can be. With --deadline, refuse a plan that could miss it."""
     from dataclasses import asdict
 
     from jouleflow.firmware.emulate import layer_table
@@ -152,7 +153,14 @@ def plan(
 
     p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", seed)
     rows = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
-    _emit({"plan": asdict(p.plan), "layers": [asdict(r) for r in rows]}, as_json, layers_table(rows, out.width))
+    response, promise = _response(p, _quantity(deadline, "s"))
+    data = {
+        "plan": asdict(p.plan),
+        "layers": [asdict(r) for r in rows],
+        "worst_response_s": response,
+        "promise": promise,
+    }
+    _emit(data, as_json, layers_table(rows, out.width))
     if not as_json:
         e, c = p.plan.estimate, p.plan.certificate
         out.print(
@@ -160,6 +168,30 @@ def plan(
             f"{e.latency_s:.3g} s and {e.energy_j * 1e3:.3g} mJ an inference; dearest hyper-tile {c.worst_hyper_tile_j * 1e3:.3g} mJ "
             f"of {c.charge_j * 1e3:.3g} mJ a charge"
         )
+        out.print(promise)
+
+
+def _response(p: Any, deadline_s: float | None) -> tuple[float | None, str]:
+    """The worst response time and what can be said of it; Infeasible when a deadline cannot be promised."""
+    from jouleflow.sim.response import worst_response
+
+    try:
+        response = worst_response(p.lowered, p.plan, p.profile, p.device, p.scenario.harvest)
+    except JouleflowError as error:
+        if deadline_s is not None:
+            raise
+        return None, f"no worst response time: {error}"
+    late_s = response.worst_s
+    if deadline_s is not None and late_s > deadline_s:
+        raise Infeasible(
+            f"an answer can take {late_s:.4g} s when the request meets an empty store {response.phase_s:.4g} s into "
+            f"{p.scenario.harvest.name}, later than --deadline {deadline_s:g}s",
+            f"--deadline {late_s * 1.001:.4g}s, or a stronger source",
+        )
+    return late_s, (
+        f"worst response {late_s:.4g} s from an empty store, on any phase of {p.scenario.harvest.name} (there: at {response.phase_s:.4g} s); "
+        f"at most {response.demand.power_cycles} charges"
+    )
 
 
 def _prepare(

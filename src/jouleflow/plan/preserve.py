@@ -22,6 +22,9 @@ CHECKS_PER_CHARGE = 256  # how often the adaptive plan looks at the voltage
 SENSE_MARGIN_FRAC = 0.03  # of a charge: what the reading may be off by
 
 
+NEVER_J = 1e9  # more than any store holds: a commit that is never skipped, a rest that is always taken
+
+
 @dataclass(frozen=True, slots=True)
 class Preserved:
     """Commits and the way they are made."""
@@ -82,7 +85,7 @@ def footprint(places: Boundaries, device: Device, harvest_w: float) -> Preserved
 
 def _always(chain: list[int]) -> tuple[float, ...]:
     """Rest after every commit but the last, which is followed by the answer."""
-    return (*[np.inf] * (len(chain) - 1), 0.0)
+    return (*[NEVER_J] * (len(chain) - 1), 0.0)
 
 
 def _commit_j(places: Boundaries, p: int, device: Device, kept: dict[int, int] | None = None) -> float:
@@ -109,7 +112,9 @@ def jit(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
     dearest_j = float(np.diff(places.at.energy_j[chain], prepend=0.0).max())
     threshold_j = dearest_j + max(_commit_j(places, p, device) for p in chain) + slack_j
     placed = summary(places, chain, device, harvest_w, writes_all=True)
-    return Preserved(placed, Preservation((*[threshold_j] * (len(chain) - 1), np.inf), _always(chain), writes_all=True))
+    return Preserved(
+        placed, Preservation((*[threshold_j] * (len(chain) - 1), NEVER_J), _always(chain), writes_all=True)
+    )
 
 
 class _Hops:
@@ -181,13 +186,13 @@ def adaptive(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
         skip_j.append(_least(ahead_j + hops.whole_j[later], stop_j[later] <= stop_j[i]) + slack_j)
         go_on_j.append(_least(ahead_j + new_j, ahead_j + new_j + to_go_j[later] < to_go_j[i]) + slack_j)
     full_j = device.store.usable_j - costs_at_store(device).boot_j - float(places.recovery_j[0])
-    how = Preservation((*skip_j[1:], np.inf), (*go_on_j[1:], 0.0), min(go_on_j[0], full_j - slack_j))
+    how = Preservation((*skip_j[1:], NEVER_J), (*go_on_j[1:], 0.0), min(go_on_j[0], full_j - slack_j))
     return Preserved(summary(places, chain[1:], device, harvest_w), how)
 
 
 def _least(values: NDArray[np.float64], where: NDArray[np.bool_]) -> float:
-    """The least of some values; infinite if there are none."""
-    return float(values[where].min()) if where.any() else np.inf
+    """The least of some values; NEVER_J if there are none."""
+    return float(values[where].min()) if where.any() else NEVER_J
 
 
 POLICIES: dict[str, Callable[[Boundaries, Device, float], Preserved]] = {

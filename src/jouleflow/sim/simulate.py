@@ -32,13 +32,14 @@ LIVELOCK_FAILURES = 200
 
 @dataclass(frozen=True, slots=True)
 class HyperTile:
-    """Work between two commit places: its computing, and the reload when it must be started again. held_before: bytes of
-    each buffer that a commit before it keeps."""
+    """Work between two commit places: its computing (of which the core waits wait_s for memory), and the reload when it
+    must be started again. held_before: bytes of each buffer that a commit before it keeps."""
 
     step: int
     tile: int
     compute_s: float
     compute_j: float
+    wait_s: float
     reload: Price
     held_before: dict[int, int]
 
@@ -57,29 +58,32 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
                 )
         return sizes
 
-    def work(start: tuple[int, int], end: tuple[int, int]) -> tuple[float, float]:
-        seconds = joules = 0.0
+    clock_hz = device.points[0].clock_hz("cpu")
+
+    def work(start: tuple[int, int], end: tuple[int, int]) -> tuple[float, float, float]:
+        seconds = joules = cycles = 0.0
         for k in range(start[0], min(end[0], len(profile.steps) - 1) + 1):
             low = start[1] if k == start[0] else 0
             high = end[1] if k == end[0] else None
             seconds += float(profile.steps[k].latency_s[low:high].sum())
             joules += float(profile.steps[k].energy_j[low:high].sum())
-        return seconds, joules
+            cycles += float(profile.steps[k].cycles[low:high].sum())
+        return seconds, joules, max(seconds - cycles / clock_hz, 0.0)
 
     tiles = []
     start = (0, 0)
     for end in (*plan.commits, None):
         safe = held(*start)
-        compute_s, compute_j = work(start, end) if end else (0.0, 0.0)
+        compute_s, compute_j, wait_s = work(start, end) if end else (0.0, 0.0, 0.0)
         if start == (0, 0):
             compute_s, compute_j = compute_s + profile.start_s, compute_j + profile.start_j
         reload = reload_price(device, profile, sum(safe.values()), sum(v > 0 for v in safe.values()))
-        tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, reload, safe))
+        tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, wait_s, reload, safe))
         start = end or start
     return tuple(tiles)
 
 
-class _Commits:
+class Commits:
     """What a commit costs, from what was safe before and what is held now."""
 
     def __init__(self, tiles: tuple[HyperTile, ...], plan: Plan, device: Device) -> None:
@@ -149,7 +153,7 @@ def simulate(
     """
     costs, how = costs_at_store(device), plan.preservation
     tiles = hyper_tiles(lowered, plan, profile, device)
-    commits = _Commits(tiles, plan, device)
+    commits = Commits(tiles, plan, device)
     supply = Supply(device, scenario)
     log = _Log(supply)
     answers: list[float] = []
