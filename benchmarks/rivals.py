@@ -13,7 +13,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from jouleflow.device.load import load_system
 from jouleflow.errors import Infeasible
 from jouleflow.firmware.build import build_firmware
 from jouleflow.firmware.emulate import execute
-from jouleflow.firmware.profiling import profile_by_emulation
+from jouleflow.flow import Sketch, sketch, sketch_and_plan
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import lower
-from jouleflow.plan.planner import PLANNERS, draft_plan, finish_plan, measured_cycles, misjudged
+from jouleflow.plan.planner import PLANNERS
 from jouleflow.sim.simulate import simulate
 from jouleflow.trace.load import load_trace
 from jouleflow.trace.trace import Scenario
@@ -52,12 +51,8 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
         for board in ("riotee", "apollo4"):
             for capacitance_f in (470e-6,) if emulate else CAPACITORS_F:
                 device = load_system(board).device.with_capacitance(capacitance_f)
-                draft = draft_plan(lowered, device)
-                profile = profile_by_emulation(lowered, draft.plan, device)
-                if misjudged(profile, device):
-                    draft = draft_plan(lowered, device, None, "tile", measured_cycles(lowered, draft, profile))
-                    profile = profile_by_emulation(lowered, draft.plan, device)
-                n = 5 if emulate else max(20, round(charges * device.store.usable_j / profile.energy_j))
+                drawn = sketch(lowered, device)
+                n = 5 if emulate else max(20, round(charges * device.store.usable_j / drawn.profile.energy_j))
                 inputs = model_inputs(name, lowered.model, 5)
                 for trace in TRACES:
                     scenario = Scenario(load_trace(str(data_dir() / "harvest" / f"{trace}.csv.gz")), DURATION_S, 0.0, 0)
@@ -68,18 +63,19 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
                         "trace": trace,
                     }
                     for planner in PLANNERS:
-                        row[planner] = one(lowered, draft, profile, device, scenario, planner, inputs if emulate else n)
+                        row[planner] = one(drawn, scenario, planner, inputs if emulate else n)
                     yield row
 
 
-def one(
-    lowered: Any, draft: Any, profile: Any, device: Any, scenario: Scenario, planner: str, inputs: Any
-) -> dict[str, Any]:
+def one(drawn: Sketch, scenario: Scenario, planner: str, inputs: Any) -> dict[str, Any]:
     """Latency, energy and failures of one cell under one planner, or why there is none."""
     try:
         start = time.perf_counter()
-        named = replace(draft, plan=replace(draft.plan, planner=planner))
-        plan = finish_plan(lowered, named, profile, device, scenario.harvest)
+        lowered, device, profile = drawn.lowered, drawn.device, drawn.profile
+        try:
+            plan = drawn.plan(scenario.harvest, planner)
+        except Infeasible:  # with less kept in SRAM, as every user would get it
+            profile, plan = sketch_and_plan(lowered, device, scenario.harvest, planner)
         planning_s = time.perf_counter() - start
         if isinstance(inputs, int):
             n, run = inputs, simulate(lowered, plan, profile, device, scenario, inputs)

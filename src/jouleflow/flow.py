@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jouleflow.device.device import Device
@@ -15,12 +15,12 @@ from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import Lowered, lower
 from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.plan.plan import Plan
-from jouleflow.plan.planner import draft_plan, finish_plan, measured_cycles, misjudged
+from jouleflow.plan.planner import Draft, check_planner, draft_plan, finish_plan, measured_cycles, misjudged
 from jouleflow.profile.profile import Profile
 from jouleflow.record.run import Estimate
 from jouleflow.sim.simulate import predict
 from jouleflow.trace.load import load_trace
-from jouleflow.trace.trace import Scenario
+from jouleflow.trace.trace import Scenario, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,7 @@ def prepare(
     if capacitance_f is not None:
         device = device.with_capacitance(capacitance_f)
     scenario = Scenario(load_trace(harvest), duration_s, 0.0, seed)
-    try:
-        profile, plan = _plan(lowered, device, scenario, planner, sram_bytes, note)
-    except Infeasible as refused:
-        profile, plan = _plan_with_less_in_sram(lowered, device, scenario, planner, sram_bytes, note, refused)
+    profile, plan = sketch_and_plan(lowered, device, scenario.harvest, check_planner(planner), sram_bytes, note)
     return Prepared(lowered, device, scenario, profile, plan)
 
 
@@ -76,34 +73,70 @@ def build(prepared: Prepared) -> Firmware:
     return build_firmware(prepared.lowered, prepared.plan, prepared.device)
 
 
-def _plan(
-    lowered: Lowered,
-    device: Device,
-    scenario: Scenario,
-    planner: str,
-    sram_bytes: int | None,
-    note: Callable[[str], None],
-) -> tuple[Profile, Plan]:
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """A network cut into tiles and profiled on a board: what does not depend on the harvest."""
+
+    lowered: Lowered
+    device: Device
+    draft: Draft
+    profile: Profile
+
+    def plan(self, harvest: Trace, planner: str = "tile") -> Plan:
+        """The plan for a harvest.
+
+        Raises Infeasible when it does not fit the store.
+        """
+        named = replace(self.draft, plan=replace(self.draft.plan, planner=check_planner(planner)))
+        return finish_plan(self.lowered, named, self.profile, self.device, harvest)
+
+
+def sketch(
+    lowered: Lowered, device: Device, sram_bytes: int | None = None, note: Callable[[str], None] = lambda _: None
+) -> Sketch:
+    """Tiles and their costs within an SRAM budget.
+
+    Raises Infeasible when nothing fits it.
+    """
     note("cutting it into tiles")
-    draft = draft_plan(lowered, device, sram_bytes, planner)
+    draft = draft_plan(lowered, device, sram_bytes)
     note("profiling every tile on the emulated board")
     profile = profile_by_emulation(lowered, draft.plan, device)
     if misjudged(profile, device):
         note("cutting it finer, with what was measured")
-        draft = draft_plan(lowered, device, sram_bytes, planner, measured_cycles(lowered, draft, profile))
+        draft = draft_plan(lowered, device, sram_bytes, measured=measured_cycles(lowered, draft, profile))
         profile = profile_by_emulation(lowered, draft.plan, device)
+    return Sketch(lowered, device, draft, profile)
+
+
+def sketch_and_plan(
+    lowered: Lowered,
+    device: Device,
+    harvest: Trace,
+    planner: str = "tile",
+    sram_bytes: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[Profile, Plan]:
+    """Both, with less kept in SRAM where a charge could not bring it back after a failure.
+
+    Raises Infeasible when no plan fits the store.
+    """
+    drawn = sketch(lowered, device, sram_bytes, note)
     note("placing commits")
-    return profile, finish_plan(lowered, draft, profile, device, scenario.harvest)
+    try:
+        return drawn.profile, drawn.plan(harvest, planner)
+    except Infeasible as refused:
+        return _with_less_in_sram(lowered, device, harvest, planner, sram_bytes, note, refused)
 
 
 # Shares of the SRAM to try when what is kept there is more than one charge can bring back after a failure.
 LESS_SRAM_FRACS = (0.5, 0.25, 0.125, 0.0625)
 
 
-def _plan_with_less_in_sram(
+def _with_less_in_sram(
     lowered: Lowered,
     device: Device,
-    scenario: Scenario,
+    harvest: Trace,
     planner: str,
     sram_bytes: int | None,
     note: Callable[[str], None],
@@ -117,7 +150,8 @@ def _plan_with_less_in_sram(
     for fraction in LESS_SRAM_FRACS:
         note(f"that fits no charge; trying with {fraction:.0%} of the SRAM")
         try:
-            return _plan(lowered, device, scenario, planner, int(full * fraction), note)
+            drawn = sketch(lowered, device, int(full * fraction), note)
+            return drawn.profile, drawn.plan(harvest, planner)
         except Infeasible:
             continue
     raise refused

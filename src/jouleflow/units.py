@@ -46,6 +46,8 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
     """For people: 0.0047, "J" -> "4.7 mJ"; 131072, "B" -> "128 kB"."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
+    if unit == "s" and abs(value) >= 7200:
+        return f"{value / 3600:.{digits}g} h"
     if unit == "B":
         for prefix, size in (("M", 1024.0**2), ("k", 1024.0)):
             if abs(value) >= size:

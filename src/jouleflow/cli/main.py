@@ -20,7 +20,13 @@ out, err = Console(), Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 System = Annotated[str, typer.Option(help="A board's name (see `jouleflow devices`) or a .toml file.")]
 Harvest = Annotated[str, typer.Option(help="A trace's name (see `jouleflow traces`) or a .csv or .csv.gz file.")]
-Planner = Annotated[str, typer.Option(help="tile, or restart (no commits: the baseline).")]
+Planner = Annotated[
+    str,
+    typer.Option(
+        help="tile: commits planned ahead. adaptive: the board reads its voltage and commits only when it must. Others, to compare: "
+        "restart, layer, loop, footprint, jit."
+    ),
+]
 Sram = Annotated[str | None, typer.Option(help="SRAM budget, e.g. 32kB; the board's by default.")]
 Capacitor = Annotated[str | None, typer.Option(help="Capacitor, e.g. 470uF; the board's by default.")]
 Deadline = Annotated[str | None, typer.Option(help="Deadline of one inference, e.g. 10s: misses are counted.")]
@@ -261,6 +267,45 @@ def simulate(
     result = simulate_plan(p.lowered, p.plan, p.profile, p.device, p.scenario, count)
     layers = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
     _finish(replace(result, layers=layers, deadline_s=_quantity(deadline, "s"), revision=revision()), output, as_json)
+
+
+@app.command()
+def explore(
+    model: ModelFile,
+    systems: Annotated[str, typer.Option(help="Boards, separated by commas.")] = "riotee",
+    harvests: Annotated[str, typer.Option(help="Traces, separated by commas.")] = "rf_walk,office_light,sun_june",
+    capacitors: Annotated[str, typer.Option(help="Capacitors.")] = "47uF,100uF,220uF,470uF,1mF,2.2mF,4.7mF",
+    srams: Annotated[str, typer.Option(help="SRAM budgets; all: what the board has.")] = "all",
+    planners: Annotated[str, typer.Option(help="Planners.")] = "tile",
+    count: Annotated[int, typer.Option("-n", "--count", help="Inferences in each world.")] = 20,
+    deadline: Deadline = None,
+    duration: Duration = "2592000s",
+    jobs: Annotated[int | None, typer.Option(help="Processes; as many as CPUs by default.")] = None,
+    output: Out = Path("jouleflow-out/explore"),
+    as_json: Json = False,
+) -> None:
+    """Try capacitors, SRAM budgets, boards and traces together: which capacitor do I buy? Goes on where it was stopped."""
+    from dataclasses import asdict
+
+    from jouleflow.cli.running import explore_with_progress
+    from jouleflow.explore.page import advice, write_sweep_page
+    from jouleflow.explore.sweep import Sweep
+
+    def each(text: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    sweep = Sweep(
+        str(model), each(systems), each(harvests), tuple(_quantity(c, "F") or 0.0 for c in each(capacitors)),
+        tuple(None if s == "all" else _bytes(s) for s in each(srams)), each(planners), count, _quantity(duration, "s") or 1.0,
+    )  # fmt: skip
+    cells = explore_with_progress(sweep, output, jobs, err)
+    page = write_sweep_page(cells, model.name, output / "explore.html", _quantity(deadline, "s"))
+    if as_json:
+        print(json.dumps({"cells": [asdict(c) for c in cells], "folder": str(output), "page": str(page)}, indent=1))
+        return
+    for line in advice(cells, _quantity(deadline, "s")):
+        out.print(line)
+    out.print(f"\npage: [bold]{page}[/]   data: {output}")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jouleflow import __version__
 from jouleflow.cli.inputs import load_inputs, random_inputs, words
 from jouleflow.errors import InputError
+from jouleflow.explore.sweep import Cell, Sweep, run_sweep
 from jouleflow.firmware.emulate import execute
 from jouleflow.flow import Prepared, build, predict_run
 from jouleflow.record.run import Run
@@ -55,3 +56,11 @@ def run_on_emulator(p: Prepared, inputs: Path | None, count: int, deadline_s: fl
             firmware, values, p.scenario, p.profile, predicted, deadline_s=deadline_s, revision=revision(), answers_of=words,
             progress=lambda n, failures, world: bar.update(task, completed=n, failures=failures, world=world),
         ).run  # fmt: skip
+
+
+def explore_with_progress(sweep: Sweep, folder: Path, jobs: int | None, console: Console) -> list[Cell]:
+    """All cells of a sweep, with a bar. Ctrl-C leaves what is done for the next time."""
+    columns = (TextColumn("exploring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        return run_sweep(sweep, folder, jobs, lambda done, of: bar.update(task, completed=done, total=of))

@@ -17,7 +17,8 @@ INK, FAINT = "#6b7280", "rgba(128,128,128,0.18)"
 FAILURE = "#d62728"
 
 
-def _style(figure: go.Figure, height: int) -> go.Figure:
+def style_figure(figure: go.Figure, height: int) -> go.Figure:
+    """Our look: transparent, so that it suits a light and a dark page."""
     figure.update_layout(
         height=height, margin={"l": 60, "r": 20, "t": 30, "b": 45}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, legend={"orientation": "h", "y": -0.2}, barmode="stack",
@@ -101,7 +102,7 @@ def voltage_figure(run: Run) -> go.Figure:
     figure.update_yaxes(title_text="store, V", row=1, col=1)
     figure.update_yaxes(showticklabels=False, range=[-0.2, 3.1], row=2, col=1, showgrid=False)
     figure.update_xaxes(title_text=f"time, {unit}", row=2, col=1)
-    return _style(figure, 520)
+    return style_figure(figure, 520)
 
 
 def _add_timeline(figure: go.Figure, run: Run, scale: float, unit: str) -> None:
@@ -199,7 +200,7 @@ def _stacked(parts: list[tuple[str, float]], scale: float, unit: str, label: str
     figure.update_xaxes(title_text=unit)
     figure.update_yaxes(showticklabels=False)
     figure.update_layout(showlegend=True)
-    styled = _style(figure, 260)
+    styled = style_figure(figure, 260)
     styled.update_layout(legend={"orientation": "h", "y": -0.75, "font": {"size": 12}})
     return styled
 
@@ -228,4 +229,4 @@ def latency_figure(run: Run) -> go.Figure:
         figure.add_vline(x=run.deadline_s / scale, line={"color": FAILURE}, annotation_text="deadline")
     figure.update_xaxes(title_text=f"latency, {unit}", rangemode="tozero")
     figure.update_yaxes(title_text="inferences answered, %", range=[0, 103])
-    return _style(figure, 320)
+    return style_figure(figure, 320)

@@ -1,0 +1,211 @@
+"""Many worlds at once: capacitor x SRAM x board x trace x planner, simulated in parallel, one line of a file a cell.
+
+The file is the state: what it holds is not computed again, so an interrupted sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jouleflow.device.load import load_system
+from jouleflow.errors import Infeasible, InputError
+from jouleflow.flow import Sketch, sketch, sketch_and_plan
+from jouleflow.graph.load import load_model
+from jouleflow.plan.lowering import lower
+from jouleflow.plan.planner import check_planner
+from jouleflow.sim.simulate import simulate
+from jouleflow.trace.load import load_trace
+from jouleflow.trace.trace import Scenario
+
+CELLS_FILE = "cells.jsonl"
+# A world runs for at least so many charges, or a large store would answer from its first one alone.
+LEAST_CHARGES = 15
+MOST_INFERENCES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What to try: every combination. None in sram_bytes is all that a board has. n_inferences: at least so many in each
+    world, more where they would not use up some charges."""
+
+    model: str
+    systems: tuple[str, ...]
+    harvests: tuple[str, ...]
+    capacitances_f: tuple[float, ...]
+    sram_bytes: tuple[int | None, ...] = (None,)
+    planners: tuple[str, ...] = ("tile",)
+    n_inferences: int = 20
+    duration_s: float = 30 * 86400.0
+
+    def __post_init__(self) -> None:
+        for name in ("systems", "harvests", "capacitances_f", "sram_bytes", "planners"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{name} {list(values)} must name at least one value, and none twice")
+        for planner in self.planners:
+            check_planner(planner)
+        if self.n_inferences < 1:
+            raise InputError(f"--count {self.n_inferences} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One world and what came of it. Without latency_s it is infeasible, and why says so.
+
+    latency_s: mean time from one answer to the next. first_s: from an empty store to the first answer.
+    """
+
+    key: str
+    system: str
+    harvest: str
+    capacitance_f: float
+    sram_bytes: int | None
+    planner: str
+    latency_s: float | None = None
+    p99_s: float | None = None
+    first_s: float | None = None
+    energy_j: float | None = None
+    n_power_failures: int = 0
+    n_inferences: int = 0
+    why: str = ""
+
+
+def _key(model_sha256: str, sweep: Sweep, part: tuple[Any, ...]) -> str:
+    text = json.dumps([model_sha256, sweep.n_inferences, sweep.duration_s, *part])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_cells(folder: Path) -> list[Cell]:
+    """The cells that a folder holds; a last line that was cut off is left out.
+
+    Raises InputError for a file that is not ours.
+    """
+    path = folder / CELLS_FILE
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    cells = []
+    for number, line in enumerate(lines):
+        try:
+            cells.append(Cell(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if number == len(lines) - 1:
+                break
+            raise InputError(
+                f"{path}, line {number + 1}: not a cell of a sweep ({error}); give another --out"
+            ) from error
+    return cells
+
+
+def _line(cell: Cell) -> str:
+    return json.dumps(asdict(cell)) + "\n"
+
+
+def _write_cells(cells: Iterable[Cell], folder: Path) -> None:
+    fresh = folder / (CELLS_FILE + ".new")
+    fresh.write_text("".join(map(_line, cells)))
+    fresh.replace(folder / CELLS_FILE)
+
+
+def run_sweep(
+    sweep: Sweep, folder: Path, jobs: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+) -> list[Cell]:
+    """All cells of a sweep, those that the folder already holds included. Ctrl-C keeps what is done.
+
+    progress hears (cells done, cells in all).
+    """
+    lowered = lower(load_model(sweep.model))
+    sha = lowered.model.sha256
+    wanted = list(_groups(sweep))
+    known = {cell.key: cell for cell in load_cells(folder)}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_cells(known.values(), folder)  # without a last line that was cut off
+    mine: dict[str, None] = {}
+    todo = []
+    for place, worlds in wanted:
+        keys = [_key(sha, sweep, (*place, *world)) for world in worlds]
+        mine.update(dict.fromkeys(keys))
+        missing = [(key, world) for key, world in zip(keys, worlds, strict=True) if key not in known]
+        if missing:
+            todo.append((place, missing))
+    total = len(mine)
+    progress(total - sum(len(m) for _, m in todo), total)
+    (folder / "sweep.json").write_text(json.dumps(asdict(sweep), indent=1))
+    with ProcessPoolExecutor(jobs or os.cpu_count()) as pool, (folder / CELLS_FILE).open("a") as file:
+        pending = {pool.submit(_run_group, sweep, place, missing) for place, missing in todo}
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    for cell in future.result():
+                        known[cell.key] = cell
+                        file.write(_line(cell))
+                    file.flush()
+                progress(sum(key in known for key in mine), total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [known[key] for key in mine]
+
+
+Place = tuple[str, float, int | None]
+World = tuple[str, str]
+
+
+def _groups(sweep: Sweep) -> Iterator[tuple[Place, list[World]]]:
+    """Board, capacitor and SRAM share one profile; traces and planners stand on it."""
+    for place in itertools.product(sweep.systems, sweep.capacitances_f, sweep.sram_bytes):
+        yield place, list(itertools.product(sweep.harvests, sweep.planners))
+
+
+def _run_group(sweep: Sweep, place: Place, worlds: list[tuple[str, World]]) -> list[Cell]:
+    system, capacitance_f, sram_bytes = place
+    device = load_system(system).device.with_capacitance(capacitance_f)
+    lowered = lower(load_model(sweep.model))
+    drawn: Sketch | None = None
+    refused = ""
+    try:
+        drawn = sketch(lowered, device, sram_bytes)
+    except Infeasible as error:
+        refused = str(error)
+    cells = []
+    for key, (harvest, planner) in worlds:
+        cell = Cell(key, system, harvest, capacitance_f, sram_bytes, planner, why=refused)
+        cells.append(_run_cell(cell, sweep, drawn) if drawn else cell)
+    return cells
+
+
+def _run_cell(cell: Cell, sweep: Sweep, drawn: Sketch) -> Cell:
+    scenario = Scenario(load_trace(cell.harvest), sweep.duration_s)
+    lowered, device = drawn.lowered, drawn.device
+    try:
+        try:
+            profile, plan = drawn.profile, drawn.plan(scenario.harvest, cell.planner)
+        except Infeasible:
+            profile, plan = sketch_and_plan(lowered, device, scenario.harvest, cell.planner, cell.sram_bytes)
+        enough = min(round(LEAST_CHARGES * device.store.usable_j / profile.energy_j), MOST_INFERENCES)
+        run = simulate(lowered, plan, profile, device, scenario, max(sweep.n_inferences, enough))
+    except Infeasible as error:
+        return replace(cell, why=str(error))
+    if not run.latency_s:
+        return replace(cell, why=f"no answer within {sweep.duration_s / 86400:g} days")
+    later = run.latency_s[1:] or run.latency_s
+    return replace(
+        cell,
+        latency_s=float(np.mean(later)),
+        p99_s=float(np.percentile(later, 99)),
+        first_s=run.latency_s[0],
+        energy_j=run.energy_j.spent_j / run.n_inferences,
+        n_power_failures=run.n_power_failures,
+        n_inferences=run.n_inferences,
+    )
