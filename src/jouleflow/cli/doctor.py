@@ -29,6 +29,7 @@ PACKAGES = (
     ("TFLite models", "tflite", "pip install tflite", True),
     ("reports", "plotly", "pip install plotly", True),
     ("result files", "pyarrow", "pip install pyarrow", True),
+    ("shepherd traces", "h5py", "pip install 'jouleflow[shepherd]'", False),
     ("solar traces", "pvlib", "pip install 'jouleflow[sun]'", False),
     ("LiteRT, to check the reference", "ai-edge-litert", "pip install 'jouleflow[dev]'", False),
     ("training", "torch", "pip install 'jouleflow[train]' (pins torch==2.13.0)", False),

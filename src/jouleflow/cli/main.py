@@ -19,7 +19,12 @@ out, err = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 System = Annotated[str, typer.Option(help="A board's name (see `jouleflow devices`) or a .toml file.")]
-Harvest = Annotated[str, typer.Option(help="A trace's name (see `jouleflow traces`) or a .csv or .csv.gz file.")]
+Harvest = Annotated[
+    str,
+    typer.Option(
+        help="A trace's name (see `jouleflow traces`), a .csv(.gz) file, or a recorder's: .h5 (shepherd), .ppk2@3.0V, .bin/.emd (EnergyRunner)."
+    ),
+]
 Planner = Annotated[
     str,
     typer.Option(
@@ -103,9 +108,28 @@ def devices(as_json: Json = False) -> None:
 
 
 @app.command()
-def traces(as_json: Json = False) -> None:
-    """List the harvest traces that can be named."""
+def traces(
+    to_shepherd: Annotated[
+        str | None, typer.Option(help="Instead, write this trace (a name or a file) for shepherd's emulator.")
+    ] = None,
+    voltage: Annotated[str, typer.Option(help="With --to-shepherd: what the source stands at.")] = "2.0V",
+    output: Annotated[Path, typer.Option("--out", help="With --to-shepherd: the file.")] = Path(
+        "jouleflow-out/trace.h5"
+    ),
+    as_json: Json = False,
+) -> None:
+    """List the harvest traces that can be named; or write one as shepherd HDF5."""
     from jouleflow.trace.load import known_traces, load_trace
+
+    if to_shepherd is not None:
+        from jouleflow.trace.recorders import write_shepherd
+
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written = write_shepherd(load_trace(to_shepherd), output, _quantity(voltage, "V") or 1.0)
+        _emit({"written": str(written)}, as_json)
+        if not as_json:
+            out.print(f"written: {written}")
+        return
     from jouleflow.units import format_quantity as q
 
     table = Table("trace", "kind", "mean", "peak", "duration", "source")

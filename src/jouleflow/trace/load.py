@@ -1,4 +1,4 @@
-"""Harvest traces from CSV or gzipped CSV. Files are untrusted: sizes are capped, bad rows are named."""
+"""Harvest traces by name, from CSV, or as recorders write them. Files are untrusted: sizes are capped, bad rows are named."""
 
 from __future__ import annotations
 
@@ -43,21 +43,45 @@ def known_traces() -> dict[str, Path]:
 
 
 def load_trace(name_or_path: str) -> Trace:
-    """The trace of a known name, or of a .csv or .csv.gz file with columns time_s and power_w (or value).
+    """The trace of a known name; of a .csv or .csv.gz file with columns time_s and power_w (or value); of a recorder's file:
+    shepherd .h5, Nordic .ppk2 with the voltage after an @ ("walk.ppk2@3.0V"), EnergyRunner .bin or .emd.
 
     Raises TraceError for an unknown name, a damaged file, a missing column, or values that make no sense.
     """
     path = Path(name_or_path)
+    recorded = _recorded(name_or_path)
+    if recorded is not None:
+        return recorded
     if _stem(path.name) is None:
         known = known_traces()
         if name_or_path not in known:
             raise TraceError(
-                f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv or .csv.gz file"
+                f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv, .csv.gz, .h5, .ppk2, .bin or .emd file"
             )
         path = known[name_or_path]
     if not path.is_file():
         raise TraceError(f"no trace file {name_or_path!r}")
     return parse_trace(_text(path), _stem(path.name) or path.name)
+
+
+def _recorded(text: str) -> Trace | None:
+    """A recorder's file, or None for anything else."""
+    from jouleflow.trace import recorders
+    from jouleflow.units import parse_quantity
+
+    name, at, voltage = text.rpartition("@") if ".ppk2@" in text else (text, "", "")
+    path = Path(name)
+    if path.suffix not in (".h5", ".hdf5", ".ppk2", ".bin", ".emd"):
+        return None
+    if not path.is_file():
+        raise TraceError(f"no trace file {name!r}")
+    if path.suffix in (".h5", ".hdf5"):
+        return recorders.read_shepherd(path)
+    if path.suffix == ".ppk2":
+        if not at:
+            raise TraceError(f"{path.name} holds current only: give the voltage after an @, as in {path.name}@3.0V")
+        return recorders.read_ppk2(path, parse_quantity(voltage, "V"))
+    return recorders.read_energyrunner(path)
 
 
 def _text(path: Path) -> str:
