@@ -7,7 +7,7 @@ import pytest
 
 from jouleflow.device.load import load_system
 from jouleflow.errors import Infeasible
-from jouleflow.plan.commits import place_commits
+from jouleflow.plan.commits import boundaries, place_commits, summary
 from jouleflow.plan.lowering import lower
 from jouleflow.plan.plan import Step, Tile
 from jouleflow.profile.profile import Profile, StepProfile
@@ -58,26 +58,21 @@ def test_capacitor_too_small_names_one_that_works() -> None:
     assert placed.certificate.holds
 
 
+@pytest.mark.parametrize("harvest_w", [1e-4, 3e-3])
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.25])
-def test_equals_brute_force(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_brute_force(scale: float, harvest_w: float) -> None:
     lowered, steps, resident, profile, device = case(scale)
-    best = place_commits(lowered, steps, resident, profile, device, 1e-4)
-    import jouleflow.plan.commits as module
-
-    everything = module._positions(lowered, steps, resident, profile, 1)
-    n = everything.step.size
-    costs = []
+    best = place_commits(lowered, steps, resident, profile, device, harvest_w)
+    places = boundaries(lowered, steps, resident, profile, device)
+    n = len(places)
+    assert n <= 16
+    costs = {}
     for r in range(n - 1):
         for inner in combinations(range(1, n - 1), r):
-            keep = np.array([0, *inner, n - 1])
-            fewer = module._Positions(
-                *(column[keep] for column in (everything.step, everything.tile, everything.energy_j, everything.time_s))
-            )
-            monkeypatch.setattr(module, "_positions", lambda *_, fewer=fewer: fewer)
             try:
-                placed = place_commits(lowered, steps, resident, profile, device, 1e-4)
+                placed = summary(places, [*inner, n - 1], device, harvest_w)
             except Infeasible:
                 continue
-            if len(placed.commits) == len(keep) - 1:
-                costs.append(placed.expected_j)
-    assert best.expected_j <= min(costs) * (1 + 0.02)
+            costs[placed.commits] = placed.expected_j
+    assert best.expected_j == pytest.approx(min(costs.values()), rel=1e-9)
+    assert costs[best.commits] == pytest.approx(best.expected_j, rel=1e-9)

@@ -197,11 +197,15 @@ def place_commits(
             continue
         reach = int(np.searchsorted(at.energy_j, at.energy_j[q] + budget_j, side="right"))
         window = slice(q + 1, max(reach, q + 2))
-        safe = np.zeros(n)
+        safe, n_safe = (
+            np.zeros(n),
+            np.zeros(n),
+        )  # at each place: bytes that are safe already, buffers that are so wholly
         for b, size in held[q].items():
             safe[: end_of[b]] += size
-        flush = np.maximum(all_places.held_bytes[window] - safe[window], 0.0)
-        n_flushed = np.where(flush > 0, all_places.n_held[window], 0.0)
+            n_safe[: end_of[b]] += size == lowered.buffer_bytes[b]
+        flush = all_places.held_bytes[window] - safe[window]
+        n_flushed = all_places.n_held[window] - n_safe[window]
         interval_j = at.energy_j[window] - at.energy_j[q] + flush_price(device, flush, n_flushed).j
         need_j = interval_j + recovery_j[q]
         shortfall_j = min(shortfall_j, float(need_j.min())) if not (need_j <= budget_j).any() else shortfall_j
