@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jouleflow.errors import Infeasible, JouleflowError
+from jouleflow.errors import Infeasible, InputError, JouleflowError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 out, err = Console(), Console(stderr=True)
@@ -246,14 +246,22 @@ def _prepare(
 @app.command()
 def build(
     model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", sram: Sram = None,
-    capacitor: Capacitor = None, output: Out = Path("jouleflow-out/firmware"), as_json: Json = False,
+    capacitor: Capacitor = None, form: Annotated[str, typer.Option("--as", help="cmake, arduino or zephyr.")] = "cmake",
+    output: Out = Path("jouleflow-out/firmware"), as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Write the firmware: C sources, a CMake project, the ELF, its map, and the per-layer table."""
+    """Write the firmware: C sources, a CMake project, the ELF, its map, and the per-layer table; or a library for Arduino or
+    Zephyr."""
     from jouleflow.firmware.export import export_firmware
+    from jouleflow.firmware.export_library import export_arduino, export_zephyr
     from jouleflow.flow import build as build_flow
 
+    libraries = {"arduino": export_arduino, "zephyr": export_zephyr}
+    if form != "cmake" and form not in libraries:
+        raise InputError(f"--as {form!r} is not known: cmake, arduino or zephyr")
+
     p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", 0)
-    written = export_firmware(build_flow(p), p.profile, output)
+    firmware = build_flow(p)
+    written = libraries[form](firmware, output) if form in libraries else export_firmware(firmware, p.profile, output)
     table = Table("file", "what it is")
     for name, what in written:
         table.add_row(name, what)

@@ -87,7 +87,10 @@ def export_firmware(firmware: Firmware, profile: Profile, folder: Path) -> list[
     c, core = c_dir(), firmware.core
     board = firmware.device.name
     port: tuple[str, ...] = (*PORTS[board], "application_example.c") if board in PORT_NOTES else PORTS["emulator"]
-    headers = tuple(n for n in ("spi.h", "stm32.h") if any(n.split(".")[0] in p for p in port))
+    headers = [
+        *(["spi_master.h"] if "spi_fram.c" in port else []),
+        *(["stm32.h"] if any(name.startswith("stm32") for name in port) else []),
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     for part, names in (
         ("engine", (*ENGINE, "engine.h", "integrity.h", "port.h", "progress.h")),

@@ -1,6 +1,6 @@
 /* SPI master of the nRF52833: SPIM3, whose EasyDMA moves the bytes.
  * Source: nRF52833 Product Specification v1.3, SPIM and GPIO. */
-#include "spi.h"
+#include "spi_master.h"
 
 #define WORD(address) (*(volatile uint32_t *)(uintptr_t)(address))
 #define SPIM 0x4002F000u

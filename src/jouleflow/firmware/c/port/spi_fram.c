@@ -5,7 +5,7 @@
  * Source: CY15B104Q datasheet (001-94240), opcodes. */
 #include "application.h"
 #include "port.h"
-#include "spi.h"
+#include "spi_master.h"
 
 enum opcode { WRITE = 0x02, READ = 0x03, WRITE_ENABLE = 0x06 };
 

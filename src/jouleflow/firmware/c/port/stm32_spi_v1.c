@@ -1,6 +1,6 @@
 /* SPI master of STM32L4 and STM32L0: data register with transmit and receive flags, polled two bytes deep.
  * Source: ST RM0432 (STM32L4+) and RM0376 (STM32L0x2), SPI chapter. */
-#include "spi.h"
+#include "spi_master.h"
 #include "stm32.h"
 
 enum spi { CR1 = 0x00, CR2 = 0x04, SR = 0x08, DR = 0x0C };

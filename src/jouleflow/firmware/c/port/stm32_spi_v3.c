@@ -1,6 +1,6 @@
 /* SPI master of STM32U5 (and H5, H7): separate transmit and receive registers, polled two bytes deep.
  * Source: ST RM0456 (STM32U5), SPI chapter. */
-#include "spi.h"
+#include "spi_master.h"
 #include "stm32.h"
 
 enum spi { CR1 = 0x00, CR2 = 0x04, CFG1 = 0x08, CFG2 = 0x0C, SR = 0x14, IFCR = 0x18, TXDR = 0x20, RXDR = 0x30 };

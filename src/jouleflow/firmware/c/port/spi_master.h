@@ -1,6 +1,6 @@
 /* An SPI master with one memory on it: what spi_fram.c needs of a chip. Mode 0, most significant bit first. */
-#ifndef JOULEFLOW_SPI_H
-#define JOULEFLOW_SPI_H
+#ifndef JOULEFLOW_SPI_MASTER_H
+#define JOULEFLOW_SPI_MASTER_H
 
 #include <stdint.h>
 
