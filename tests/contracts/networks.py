@@ -208,6 +208,12 @@ NETWORKS = {
     "conv dilated": lambda: _convolution(n_out=4, kernel=(3, 3), dilation=(2, 2)),
     "conv grouped": lambda: _convolution(n_out=6, kernel=(3, 3), groups=2, depth=4),
     "conv with a weight zero point": lambda: _convolution(n_out=6, kernel=(3, 3), zero=3),
+    "conv 1x1 with a weight zero point": lambda: _convolution(n_out=5, kernel=(1, 1), depth=7, zero=-128),
+    "depthwise 3x3 with a weight zero point": lambda: _convolution(n_out=8, kernel=(3, 3), groups=8, depth=8, zero=-7),
+    "depthwise 3x3 stride 2, odd": lambda: _convolution(n_out=7, kernel=(3, 3), stride=(2, 2), groups=7, depth=7),
+    "depthwise 3x3 stride 2 x 1, valid, relu": lambda: _convolution(
+        n_out=16, kernel=(3, 3), stride=(2, 1), groups=16, depth=16, padding="valid", relu=True
+    ),
     "depthwise 3x3": lambda: _convolution(n_out=8, kernel=(3, 3), groups=8, depth=8),
     "depthwise 5x5 stride 2, odd": lambda: _convolution(n_out=7, kernel=(5, 5), stride=(2, 2), groups=7, depth=7),
     "depthwise multiplier 2": lambda: _convolution(n_out=8, kernel=(3, 3), groups=4, depth=4),

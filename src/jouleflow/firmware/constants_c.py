@@ -91,7 +91,18 @@ def pack_depthwise(weights: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.ascontiguousarray(parts.transpose(0, 3, 1, 4, 2)).ravel()
 
 
-def _reach(weights: NDArray[np.int8], bias: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def folded(c: prepared.ConvConstants) -> prepared.ConvConstants:
+    """The same layer with the zero points in bias_folded, so that the accumulator is bias + sum x * w - zero point of the
+    weights * sum x."""
+    if c.weight_zero_point == 0:
+        return c
+    taps = c.weights[0].size
+    w_sum = c.weights.reshape(len(c.weights), -1).astype(np.int64).sum(1)
+    bias = c.bias.astype(np.int64) - c.input_zero_point * w_sum + c.input_zero_point * c.weight_zero_point * taps
+    return replace(c, bias_folded=bias.astype(np.int32))
+
+
+def _reach(weights: NDArray[np.integer], bias: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Least and largest accumulator of each channel, over all int8 inputs."""
     w = weights.reshape(len(weights), -1).astype(np.int64)
     ends = np.stack([w * -128, w * 127])
@@ -103,6 +114,8 @@ def with_plain_constants(c: prepared.ConvConstants) -> prepared.ConvConstants:
 
     Trained networks have channels with weights near zero and multipliers of odd sizes; they would hold up all others.
     """
+    if c.weight_zero_point:
+        return c  # their weights cannot be 0 without touching the sum of the patch
     low, high = _reach(c.weights, c.bias_folded)
     ends = [scale_accumulator(x, c.multiplier, c.shift) + c.output_zero_point for x in (low, high)]
     first, last = (np.clip(x, c.act_min, c.act_max) for x in ends)
@@ -119,7 +132,7 @@ def with_plain_constants(c: prepared.ConvConstants) -> prepared.ConvConstants:
 
 def _is_plain(c: prepared.ConvConstants) -> bool:
     """Whether struct requant may be plain, see kernels.h."""
-    low, high = _reach(c.weights, c.bias_folded)
+    low, high = _reach(c.weights.astype(np.int16) - c.weight_zero_point, c.bias_folded)
     return bool(
         max(-low.min(), high.max()) < 2**30
         and c.shift.max() <= -1
@@ -169,10 +182,14 @@ def kernel_tables(model: Model, op: Op, variant: str, p: str) -> KernelTables:
 
 def _conv(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTables:
     n_out = c.weights.shape[0]
-    if op.kind == "depthwise_conv2d" and n_out == op.inputs[0].channels and c.weight_zero_point == 0:
-        return _depthwise(op, c, variant, p)
     groups = op.inputs[0].channels // c.weights.shape[3]
-    if variant == "small" or groups > 1 or c.weight_zero_point != 0:
+    if (
+        op.kind == "depthwise_conv2d"
+        and n_out == op.inputs[0].channels
+        and (variant == "fast" or c.weight_zero_point == 0)
+    ):
+        return _depthwise(op, folded(c), variant, p)
+    if variant == "small" or groups > 1:
         data, requant = _requant(c, c.bias, p, 1, False)
         struct = (
             f"static const struct conv_small {p} = {{data.{p}_w, {requant}, {c.input_zero_point}, "
@@ -183,6 +200,7 @@ def _conv(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTabl
         run, n_runs, rows = op.inputs[0].channels, 1, 1
     else:
         run, n_runs, rows = patch_runs(op)
+    c = folded(c)
     better = with_plain_constants(c)
     if _is_plain(better):
         c = better
@@ -190,7 +208,7 @@ def _conv(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTabl
     weights = _int8(f"{p}_w", pack_pairs(c.weights.reshape(n_out, -1), run))
     struct = (
         f"static const struct conv {p} = {{data.{p}_w, {requant}, {n_runs}, {run}, {-(-run // 4) * 4}, {rows}, "
-        f"{c.input_zero_point}}};"
+        f"{c.input_zero_point}, {c.weight_zero_point}}};"
     )
     return KernelTables("dense_s8" if op.kind == "dense" else "conv2d_s8", f"&{p}", [*data, weights], [struct])
 
@@ -208,7 +226,7 @@ def _depthwise(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> Kerne
         c = better
     data, requant = _requant(c, c.bias_folded, p, 4, variant == "fast" and _is_plain(c))
     if variant == "fast":
-        rows = c.weights.reshape(n_out, 3, 3).astype(np.int16)
+        rows = c.weights.reshape(n_out, 3, 3).astype(np.int16) - np.int16(c.weight_zero_point)
         pairs = rows[:, :, [0, 1, 1, 2]]
         struct = (
             f"static const struct depthwise3 {p} = {{(const int16_t *)data.{p}_w, {requant}, {c.input_zero_point}}};"

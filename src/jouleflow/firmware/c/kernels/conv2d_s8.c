@@ -55,22 +55,37 @@ static inline __attribute__((always_inline)) void emit(const struct requant *q, 
     if (both) out[1] = (int8_t)(plain ? to_int8_plain(c + 1, acc[1], zero) : to_int8(q, c + 1, acc[1]));
 }
 
+/* The sum of a patch, without what was read past the end of each run. */
+static int32_t sum_of(const struct conv *k, const int16_t *patch)
+{
+    int32_t sum = 0;
+    for (int32_t run = 0; run < k->n_runs; run++, patch += k->run_padded) {
+        sum += sum_patch(patch, k->run_padded);
+        for (int32_t i = k->run_bytes; i < k->run_padded; i++) sum -= patch[patch_index(i)];
+    }
+    return sum;
+}
+
 /* Patch a (and b, unless null) meet channels [m0, m1). */
 static inline __attribute__((always_inline)) void channels(const struct conv *k, const int8_t *w, const int16_t *a, const int16_t *b, int32_t n, int32_t m0,
                             int32_t m1, int plain, int8_t *out_a, int8_t *out_b)
 {
     const struct requant *q = &k->requant;
     const struct channel *c = q->channels + m0, *last = q->channels + m1;
-    int32_t zero = 2 * q->output_zero + 1;
+    int32_t zero = 2 * q->output_zero + 1, off_a = 0, off_b = 0;
+    if (k->weight_zero) { /* the same for all channels */
+        off_a = k->weight_zero * sum_of(k, a);
+        if (b) off_b = k->weight_zero * sum_of(k, b);
+    }
     for (; c < last; c += 2, w += 2 * n, out_a += 2, out_b += 2) {
         int both = c + 1 < last;
         if (b) {
-            int32_t acc[4] = {c[0].bias, c[1].bias, c[0].bias, c[1].bias};
+            int32_t acc[4] = {c[0].bias - off_a, c[1].bias - off_a, c[0].bias - off_b, c[1].bias - off_b};
             dot_2x2(w, a, b, n, acc);
             emit(q, c, plain, zero, acc, out_a, both);
             emit(q, c, plain, zero, acc + 2, out_b, both);
         } else {
-            int32_t acc[2] = {c[0].bias, c[1].bias};
+            int32_t acc[2] = {c[0].bias - off_a, c[1].bias - off_a};
             dot_1x2(w, a, n, acc);
             emit(q, c, plain, zero, acc, out_a, both);
         }

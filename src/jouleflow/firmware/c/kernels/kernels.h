@@ -30,6 +30,7 @@ struct conv {
     uint16_t n_runs, run_bytes, run_padded;
     uint8_t runs_are_rows; /* a run is a kernel row (dilation_w == 1), otherwise one tap */
     int8_t input_zero;
+    int16_t weight_zero;   /* for files of uint8 origin; times the sum of a patch it is taken off each accumulator */
 };
 
 /* conv2d_small_s8: no scratch; also grouped convolutions. Weights [out][kernel_h][kernel_w][in / groups]. */

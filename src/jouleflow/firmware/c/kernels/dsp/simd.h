@@ -93,6 +93,15 @@ static inline void dot_1x2(const int8_t *weights, const int16_t *a, int32_t n, i
     acc[0] = a0, acc[1] = a1;
 }
 
+/* Sum of a patch; n is even. */
+static inline int32_t sum_patch(const int16_t *a, int32_t n)
+{
+    const uint32_t *p = (const uint32_t *)(const void *)a;
+    int32_t sum = 0;
+    for (; n > 0; n -= 2) sum = __smlad((int32_t)*p++, 0x00010001, sum);
+    return sum;
+}
+
 /* acc[0..3] += over taps of x(tap)[channel .. channel + 3] * weight; n_taps is even. */
 static inline void depthwise_4(const int8_t *const *taps, int32_t channel, const int8_t *weights, int32_t n_taps,
                                int32_t acc[4])

@@ -33,6 +33,13 @@ static inline void dot_1x2(const int8_t *w, const int16_t *a, int32_t n, int32_t
         }
 }
 
+static inline int32_t sum_patch(const int16_t *a, int32_t n)
+{
+    int32_t sum = 0;
+    while (n-- > 0) sum += *a++;
+    return sum;
+}
+
 static inline void depthwise_4(const int8_t *const *taps, int32_t channel, const int8_t *w, int32_t n_taps,
                                int32_t acc[4])
 {
