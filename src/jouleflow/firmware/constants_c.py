@@ -202,9 +202,9 @@ def _conv(op: Op, c: prepared.ConvConstants, variant: str, p: str) -> KernelTabl
         run, n_runs, rows = patch_runs(op)
     c = folded(c)
     better = with_plain_constants(c)
-    if _is_plain(better):
-        c = better
-    data, requant = _requant(c, c.bias_folded, p, 2, _is_plain(c))
+    plain = c.weight_zero_point == 0 and _is_plain(better)
+    c = better if plain else c
+    data, requant = _requant(c, c.bias_folded, p, 2, plain)
     weights = _int8(f"{p}_w", pack_pairs(c.weights.reshape(n_out, -1), run))
     struct = (
         f"static const struct conv {p} = {{data.{p}_w, {requant}, {n_runs}, {run}, {-(-run // 4) * 4}, {rows}, "

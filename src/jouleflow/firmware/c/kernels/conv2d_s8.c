@@ -66,14 +66,15 @@ static int32_t sum_of(const struct conv *k, const int16_t *patch)
     return sum;
 }
 
-/* Patch a (and b, unless null) meet channels [m0, m1). */
+/* Patch a (and b, unless null) meet channels [m0, m1). plain is a constant. Layers whose weights have a zero point are
+ * never plain, so that the others keep their registers. */
 static inline __attribute__((always_inline)) void channels(const struct conv *k, const int8_t *w, const int16_t *a, const int16_t *b, int32_t n, int32_t m0,
                             int32_t m1, int plain, int8_t *out_a, int8_t *out_b)
 {
     const struct requant *q = &k->requant;
     const struct channel *c = q->channels + m0, *last = q->channels + m1;
     int32_t zero = 2 * q->output_zero + 1, off_a = 0, off_b = 0;
-    if (k->weight_zero) { /* the same for all channels */
+    if (!plain && k->weight_zero) { /* the same for all channels */
         off_a = k->weight_zero * sum_of(k, a);
         if (b) off_b = k->weight_zero * sum_of(k, b);
     }
