@@ -14,13 +14,18 @@ from jouleflow.flow import Prepared, prepare
 DEMO = Path(str(files("jouleflow") / "demo"))
 INPUTS = np.load(DEMO / "digits_test.npz")["inputs"]
 CAPACITANCE_F = {"riotee": 60e-6, "stm32l4r5": 100e-6, "stm32u575": 100e-6, "stm32l072": 80e-6, "apollo4": 25e-6}
-BOARDS = [port for port in PORTS if port != "emulator"]
+BOARDS = [port for port in PORTS if port in CAPACITANCE_F]
 
 
 @pytest.fixture(scope="module", params=BOARDS)
 def demo(request: pytest.FixtureRequest) -> Prepared:
     board = request.param
     return prepare(DEMO / "digits_int8.onnx", board, "rf_walk", capacitance_f=CAPACITANCE_F[board])
+
+
+def test_every_board_has_a_port() -> None:
+    assert set(PORTS) >= set(CAPACITANCE_F)
+    assert set(PORTS) - set(CAPACITANCE_F) == {"emulator", "energyrunner"}
 
 
 def answers(demo: Prepared, port: str) -> np.ndarray:

@@ -247,10 +247,11 @@ def _prepare(
 def build(
     model: ModelFile, system: System = "riotee", harvest: Harvest = "rf_walk", planner: Planner = "tile", sram: Sram = None,
     capacitor: Capacitor = None, form: Annotated[str, typer.Option("--as", help="cmake, arduino or zephyr.")] = "cmake",
+    benchmark: Annotated[str | None, typer.Option(help="With cmake: speak EnergyRunner's protocol as ic01, vww01 or kws01.")] = None,
     output: Out = Path("jouleflow-out/firmware"), as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write the firmware: C sources, a CMake project, the ELF, its map, and the per-layer table; or a library for Arduino or
-    Zephyr."""
+    Zephyr; or with the serial protocol of MLPerf Tiny's runner."""
     from jouleflow.firmware.export import export_firmware
     from jouleflow.firmware.export_library import export_arduino, export_zephyr
     from jouleflow.flow import build as build_flow
@@ -261,7 +262,10 @@ def build(
 
     p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", 0)
     firmware = build_flow(p)
-    written = libraries[form](firmware, output) if form in libraries else export_firmware(firmware, p.profile, output)
+    if form in libraries:
+        written = libraries[form](firmware, output)
+    else:
+        written = export_firmware(firmware, p.profile, output, benchmark)
     table = Table("file", "what it is")
     for name, what in written:
         table.add_row(name, what)

@@ -78,13 +78,15 @@ PORTS = {
     "stm32u575": (*SPI_FRAM, "stm32_spi_v3.c", "stm32u575.c"),
     "stm32l072": (*SPI_FRAM, "stm32_spi_v1.c", "stm32l072.c"),
     "apollo4": ("port_application.c", "apollo4_mram.c"),
+    # for the tests: the runner's protocol on an emulated FRAM and serial line
+    "energyrunner": (*SPI_FRAM, "nrf52833_spi.c", "energyrunner.c", "serial_emulated.c"),
 }
 
 
 def firmware_sources(core: Core, port: str = "emulator", c: Path | None = None) -> list[Path]:
     """The hand-written C files that make a firmware for a core and a port, with the emulated application."""
     c = c or c_dir()
-    application: tuple[str, ...] = () if port == "emulator" else ("application_emulated.c",)
+    application: tuple[str, ...] = () if port in ("emulator", "energyrunner") else ("application_emulated.c",)
     if port == "apollo4":
         application = ("apollo4_hal_emulated.c", *application)
     return [

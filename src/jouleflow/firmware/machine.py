@@ -108,6 +108,10 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end spi_fifo spi_fifo_count")
         + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected fram_command_bytes")
         + _fields(ctypes.c_double, "spi_last_s")
+        + _fields(ctypes.c_void_p, "serial_in")
+        + _fields(ctypes.c_uint64, "serial_in_bytes serial_in_at")
+        + _fields(ctypes.c_void_p, "serial_out")
+        + _fields(ctypes.c_uint64, "serial_out_bytes serial_out_at")
     )
 
 
@@ -291,6 +295,15 @@ class Machine:
 
     def _native(self, name: str) -> ctypes.c_void_p:
         return ctypes.cast(getattr(self.library, name), ctypes.c_void_p)
+
+    def talk(self, said: bytes, most: int = 1 << 20) -> bytes:
+        """Runs on continuous power with these bytes on the serial line, until the firmware wants more; what it answered."""
+        heard, spoken = np.frombuffer(said, np.uint8).copy(), np.zeros(most, np.uint8)
+        m = self.m
+        m.serial_in, m.serial_in_bytes, m.serial_in_at = heard.ctypes.data, heard.size, 0
+        m.serial_out, m.serial_out_bytes, m.serial_out_at = spoken.ctypes.data, spoken.size, 0
+        self.run()
+        return spoken[: int(m.serial_out_at)].tobytes()
 
     # ---- power ----
 

@@ -2,7 +2,7 @@
 
 enum { READ = 1, WRITE = 2, CAPTURE = 3 };
 enum reg { NVM_OFFSET = 0, NVM_ADDRESS = 4, NVM_LENGTH = 8, NVM_START = 12, MARK_OP = 16, MARK = 20, INPUT_SEQ = 24,
-           ANSWER = 28, FAIL = 32, ENERGY_NJ = 36, REST = 40 };
+           ANSWER = 28, FAIL = 32, ENERGY_NJ = 36, REST = 40, SERIAL_IN = 44, SERIAL_OUT = 48, TIME_US = 52 };
 
 /* built with -fno-math-errno, so this is one instruction and needs no library */
 static double square_root(double x) { return x > 0.0 ? __builtin_sqrt(x) : 0.0; }
@@ -347,6 +347,15 @@ uint64_t machine_mmio_read(void *uc, uint64_t offset, unsigned size, struct mach
 {
     (void)uc, (void)size;
     if (offset == INPUT_SEQ) return m->n_answers + 1;
+    if (offset == TIME_US) {
+        settle_cycles(m);
+        return (uint32_t)(uint64_t)(m->supply.now_s * 1e6);
+    }
+    if (offset == SERIAL_IN) {
+        if (m->serial_in_at < m->serial_in_bytes) return m->serial_in[m->serial_in_at++];
+        stop(m, STOP_DONE); /* nothing more will be said */
+        return 0;
+    }
     if (offset != ENERGY_NJ) return 0;
     if (m->sensed_nj_limit) return random32(m) % m->sensed_nj_limit;
     if (m->continuous) return 0xfffffffeu; /* all ones is what no reading reaches */
@@ -396,6 +405,9 @@ void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value
             m->n_rests++;
             stop(m, STOP_REST);
         }
+        break;
+    case SERIAL_OUT:
+        if (m->serial_out_at < m->serial_out_bytes) m->serial_out[m->serial_out_at++] = (uint8_t)v;
         break;
     case FAIL:
         m->fail_code = v;

@@ -78,6 +78,11 @@ struct machine {
     uint32_t spi_fifo, spi_fifo_count; /* bytes received and not yet read, oldest lowest */
     uint32_t fram_opcode, fram_address, fram_enabled, fram_selected, fram_command_bytes;
     double spi_last_s; /* end of the last byte */
+    /* serial line: what the firmware reads, and what it has written */
+    const uint8_t *serial_in;
+    uint64_t serial_in_bytes, serial_in_at;
+    uint8_t *serial_out;
+    uint64_t serial_out_bytes, serial_out_at;
 };
 
 void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m);
