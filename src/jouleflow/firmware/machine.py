@@ -108,6 +108,9 @@ class MachineStruct(ctypes.Structure):
         + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end spi_fifo spi_fifo_count")
         + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected fram_command_bytes")
         + _fields(ctypes.c_double, "spi_last_s")
+        + _fields(ctypes.c_uint32, "flash_wait flash_line_bytes n_code_lines n_data_lines flash_clock flash_last_line")
+        + [(name, ctypes.c_uint32 * 64) for name in ("code_lines", "data_lines", "code_used", "data_used")]
+        + _fields(ctypes.c_uint64, "flash_stalls")
         + _fields(ctypes.c_void_p, "serial_in")
         + _fields(ctypes.c_uint64, "serial_in_bytes serial_in_at")
         + _fields(ctypes.c_void_p, "serial_out")
@@ -163,10 +166,26 @@ def _pages(size: int) -> NDArray[np.uint8]:
     return buffer[start : start + size]
 
 
+@dataclass(frozen=True, slots=True)
+class FlashModel:
+    """Flash behind two least-recently-used caches of at most 64 lines; instruction lines that follow each other are fetched
+    ahead, so only jumps stall."""
+
+    wait_cycles: int
+    line_bytes: int
+    code_lines: int
+    data_lines: int
+
+
+# The flash accelerator of an STM32L4+ at 120 MHz: 5 wait states, 32 and 8 lines of 32 bytes (ST RM0432, section 3.3.4).
+STM32L4_FLASH = FlashModel(5, 32, 32, 8)
+
+
 class Machine:
     """One board with one firmware in it. Not shared between threads; make one per run.
 
-    scenario None: continuous power. checks: watch for write-after-read hazards and count writes per byte.
+    scenario None: continuous power. checks: watch for write-after-read hazards and count writes per byte. flash: its wait
+    states and caches; None is zero wait states.
     """
 
     def __init__(
@@ -180,6 +199,7 @@ class Machine:
         journal_bytes: int = 0,
         checks: bool = False,
         image: Image | None = None,
+        flash: FlashModel | None = None,
     ) -> None:
         self.firmware, self.device = firmware, firmware.device
         self.image = image or load_image(firmware)
@@ -207,6 +227,8 @@ class Machine:
         self.m.random_state = int(self.random.integers(1, 2**62))
         self.m.slice_end = 2**63
         self._hook()
+        if flash is not None:
+            self._hook_flash(flash)
         self.powered = False
 
     # ---- set-up ----
@@ -290,6 +312,18 @@ class Machine:
                 continue
             read, write = self._native(f"{name}_read"), self._native(f"{name}_write")
             check |= uclib.uc_mmio_map(handle, ctypes.c_uint64(base), ctypes.c_size_t(0x1000), read, user, write, user)
+        if check:
+            raise EmulationError(f"the CPU emulator refused a hook (code {check})")
+
+    def _hook_flash(self, flash: FlashModel) -> None:
+        m = self.m
+        m.flash_wait, m.flash_line_bytes = flash.wait_cycles, flash.line_bytes
+        m.n_code_lines, m.n_data_lines = flash.code_lines, flash.data_lines
+        self._flash_handle = ctypes.c_size_t()
+        check = unicorn.unicorn_py3.unicorn.uclib.uc_hook_add(
+            self.uc._uch, ctypes.byref(self._flash_handle), unicorn.UC_HOOK_MEM_READ, self._native("machine_flash_read"),
+            ctypes.cast(self.reference, ctypes.c_void_p), ctypes.c_uint64(FLASH_BASE), ctypes.c_uint64(FLASH_BASE + self.image.flash.size),
+        )  # fmt: skip
         if check:
             raise EmulationError(f"the CPU emulator refused a hook (code {check})")
 

@@ -168,6 +168,48 @@ int machine_power_on(struct machine *m, double until_s)
     return 1;
 }
 
+/* ---- flash ---- */
+
+/* Whether a line is in a cache; it is afterwards. The one unused longest makes room. */
+static int cached_line(uint32_t *lines, uint32_t *used, uint32_t n, uint32_t line, uint32_t now)
+{
+    uint32_t oldest = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (lines[i] == line + 1) {
+            used[i] = now;
+            return 1;
+        }
+        if (used[i] < used[oldest]) oldest = i;
+    }
+    lines[oldest] = line + 1;
+    used[oldest] = now;
+    return 0;
+}
+
+/* Stalls of fetching a block. A line that follows the one before was fetched ahead. */
+static uint32_t fetch_stalls(struct machine *m, uint64_t address, uint32_t size)
+{
+    uint32_t stalls = 0;
+    uint32_t first = (uint32_t)address / m->flash_line_bytes, last = (uint32_t)(address + size - 1) / m->flash_line_bytes;
+    for (uint32_t line = first; line <= last; line++) {
+        int hit = cached_line(m->code_lines, m->code_used, m->n_code_lines, line, ++m->flash_clock);
+        if (!hit && line != m->flash_last_line + 1) stalls += m->flash_wait;
+        m->flash_last_line = line;
+    }
+    return stalls;
+}
+
+void machine_flash_read(void *uc, int type, uint64_t address, int size, int64_t value, struct machine *m)
+{
+    (void)uc, (void)type, (void)size, (void)value;
+    if (address < m->flash_base || address >= m->flash_base + m->flash_size) return;
+    uint32_t line = (uint32_t)address / m->flash_line_bytes;
+    if (cached_line(m->data_lines, m->data_used, m->n_data_lines, line, ++m->flash_clock)) return;
+    m->pending_cycles += m->flash_wait;
+    m->cycles += m->flash_wait;
+    m->flash_stalls += m->flash_wait;
+}
+
 /* ---- CPU ---- */
 
 void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m)
@@ -181,6 +223,11 @@ void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m)
     uint32_t cycles = m->sum_cycles[to] - m->sum_cycles[from];
     uint32_t instructions = m->sum_instructions[to] - m->sum_instructions[from];
     if (m->block_end != address) cycles += m->branch_cycles; /* the block before ended in a taken branch */
+    if (m->flash_wait && !m->stepping) {
+        uint32_t stalls = fetch_stalls(m, address, size);
+        cycles += stalls;
+        m->flash_stalls += stalls;
+    }
     if (m->stepping) { /* the last instructions before death: already paid for */
         m->instructions += m->doomed_instructions;
         m->doomed_instructions = 0;

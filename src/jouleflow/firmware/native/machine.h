@@ -78,6 +78,10 @@ struct machine {
     uint32_t spi_fifo, spi_fifo_count; /* bytes received and not yet read, oldest lowest */
     uint32_t fram_opcode, fram_address, fram_enabled, fram_selected, fram_command_bytes;
     double spi_last_s; /* end of the last byte */
+    /* flash with wait states behind two caches, where asked for: a line that is in neither costs flash_wait cycles */
+    uint32_t flash_wait, flash_line_bytes, n_code_lines, n_data_lines, flash_clock, flash_last_line;
+    uint32_t code_lines[64], data_lines[64], code_used[64], data_used[64]; /* line numbers + 1, and when they were used */
+    uint64_t flash_stalls;
     /* serial line: what the firmware reads, and what it has written */
     const uint8_t *serial_in;
     uint64_t serial_in_bytes, serial_in_at;
@@ -88,6 +92,9 @@ struct machine {
 void machine_block(void *uc, uint64_t address, uint32_t size, struct machine *m);
 uint64_t machine_mmio_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
 void machine_mmio_write(void *uc, uint64_t offset, unsigned size, uint64_t value, struct machine *m);
+
+/* A data read by the core, for flash with wait states. */
+void machine_flash_read(void *uc, int type, uint64_t address, int size, int64_t value, struct machine *m);
 
 /* The same for the SPI masters' pages, the port pins' page, and a clock controller that is always ready. */
 uint64_t machine_spi_read(void *uc, uint64_t offset, unsigned size, struct machine *m);
