@@ -22,7 +22,7 @@ from jouleflow.device.load import load_system
 from jouleflow.errors import Infeasible
 from jouleflow.firmware.build import build_firmware
 from jouleflow.firmware.emulate import execute
-from jouleflow.flow import Sketch, sketch, sketch_and_plan
+from jouleflow.flow import Sketches
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import lower
 from jouleflow.plan.planner import PLANNERS
@@ -51,8 +51,8 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
         for board in ("riotee", "apollo4"):
             for capacitance_f in (470e-6,) if emulate else CAPACITORS_F:
                 device = load_system(board).device.with_capacitance(capacitance_f)
-                drawn = sketch(lowered, device)
-                n = 5 if emulate else max(20, round(charges * device.store.usable_j / drawn.profile.energy_j))
+                sketches = Sketches(lowered, device)
+                n = 5 if emulate else max(20, round(charges * device.store.usable_j / sketches.at(0).profile.energy_j))
                 inputs = model_inputs(name, lowered.model, 5)
                 for trace in TRACES:
                     scenario = Scenario(load_trace(str(data_dir() / "harvest" / f"{trace}.csv.gz")), DURATION_S, 0.0, 0)
@@ -63,19 +63,16 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
                         "trace": trace,
                     }
                     for planner in PLANNERS:
-                        row[planner] = one(drawn, scenario, planner, inputs if emulate else n)
+                        row[planner] = one(sketches, scenario, planner, inputs if emulate else n)
                     yield row
 
 
-def one(drawn: Sketch, scenario: Scenario, planner: str, inputs: Any) -> dict[str, Any]:
+def one(sketches: Sketches, scenario: Scenario, planner: str, inputs: Any) -> dict[str, Any]:
     """Latency, energy and failures of one cell under one planner, or why there is none."""
     try:
         start = time.perf_counter()
-        lowered, device, profile = drawn.lowered, drawn.device, drawn.profile
-        try:
-            plan = drawn.plan(scenario.harvest, planner)
-        except Infeasible:  # with less kept in SRAM, as every user would get it
-            profile, plan = sketch_and_plan(lowered, device, scenario.harvest, planner)
+        lowered, device = sketches.lowered, sketches.device
+        profile, plan = sketches.plan(scenario.harvest, planner)
         planning_s = time.perf_counter() - start
         if isinstance(inputs, int):
             n, run = inputs, simulate(lowered, plan, profile, device, scenario, inputs)

@@ -58,7 +58,7 @@ def prepare(
     if capacitance_f is not None:
         device = device.with_capacitance(capacitance_f)
     scenario = Scenario(load_trace(harvest), duration_s, 0.0, seed)
-    profile, plan = sketch_and_plan(lowered, device, scenario.harvest, check_planner(planner), sram_bytes, note)
+    profile, plan = Sketches(lowered, device, sram_bytes, note).plan(scenario.harvest, check_planner(planner))
     return Prepared(lowered, device, scenario, profile, plan)
 
 
@@ -109,49 +109,57 @@ def sketch(
     return Sketch(lowered, device, draft, profile)
 
 
-def sketch_and_plan(
-    lowered: Lowered,
-    device: Device,
-    harvest: Trace,
-    planner: str = "tile",
-    sram_bytes: int | None = None,
-    note: Callable[[str], None] = lambda _: None,
-) -> tuple[Profile, Plan]:
-    """Both, with less kept in SRAM where a charge could not bring it back after a failure.
-
-    Raises Infeasible when no plan fits the store.
-    """
-    drawn = sketch(lowered, device, sram_bytes, note)
-    note("placing commits")
-    try:
-        return drawn.profile, drawn.plan(harvest, planner)
-    except Infeasible as refused:
-        return _with_less_in_sram(lowered, device, harvest, planner, sram_bytes, note, refused)
-
-
 # Shares of the SRAM to try when what is kept there is more than one charge can bring back after a failure.
 LESS_SRAM_FRACS = (0.5, 0.25, 0.125, 0.0625)
 
 
-def _with_less_in_sram(
-    lowered: Lowered,
-    device: Device,
-    harvest: Trace,
-    planner: str,
-    sram_bytes: int | None,
-    note: Callable[[str], None],
-    refused: Infeasible,
-) -> tuple[Profile, Plan]:
-    """The first plan that fits the store when less is kept in SRAM and more is staged.
+class Sketches:
+    """A network on a board, sketched with all the SRAM it may have and, where a store is too small for that, with less.
+    Each sketch is made when it is first needed, once."""
 
-    Raises `refused` when none does.
-    """
-    full = min(sram_bytes or device.memory("sram").size_bytes, STACK_BYTES + sum(lowered.buffer_bytes))
-    for fraction in LESS_SRAM_FRACS:
-        note(f"that fits no charge; trying with {fraction:.0%} of the SRAM")
+    def __init__(
+        self,
+        lowered: Lowered,
+        device: Device,
+        sram_bytes: int | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        full = min(sram_bytes or device.memory("sram").size_bytes, STACK_BYTES + sum(lowered.buffer_bytes))
+        self.budgets = (sram_bytes, *(int(full * fraction) for fraction in LESS_SRAM_FRACS))
+        self.lowered, self.device, self.note = lowered, device, note
+        self.made: dict[int, Sketch | Infeasible] = {}
+
+    def at(self, k: int) -> Sketch:
+        """The k-th; 0 has the most SRAM.
+
+        Raises Infeasible when nothing fits its budget.
+        """
+        if k not in self.made:
+            if k:
+                self.note("that fits no charge; trying with less kept in SRAM")
+            try:
+                self.made[k] = sketch(self.lowered, self.device, self.budgets[k], self.note)
+            except Infeasible as error:
+                self.made[k] = error
+        made = self.made[k]
+        if isinstance(made, Infeasible):
+            raise made
+        return made
+
+    def plan(self, harvest: Trace, planner: str = "tile") -> tuple[Profile, Plan]:
+        """The plan with the most SRAM that fits the store, and the profile it stands on.
+
+        Raises Infeasible, as with the most SRAM, when none does.
+        """
+        first = self.at(0)
+        self.note("placing commits")
         try:
-            drawn = sketch(lowered, device, int(full * fraction), note)
-            return drawn.profile, drawn.plan(harvest, planner)
-        except Infeasible:
-            continue
-    raise refused
+            return first.profile, first.plan(harvest, planner)
+        except Infeasible as refused:
+            for k in range(1, len(self.budgets)):
+                try:
+                    drawn = self.at(k)
+                    return drawn.profile, drawn.plan(harvest, planner)
+                except Infeasible:
+                    continue
+            raise refused from None

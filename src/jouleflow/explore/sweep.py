@@ -19,7 +19,7 @@ import numpy as np
 
 from jouleflow.device.load import load_system
 from jouleflow.errors import Infeasible, InputError
-from jouleflow.flow import Sketch, sketch, sketch_and_plan
+from jouleflow.flow import Sketches
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import lower
 from jouleflow.plan.planner import check_planner
@@ -172,27 +172,16 @@ def _run_group(sweep: Sweep, place: Place, worlds: list[tuple[str, World]]) -> l
     system, capacitance_f, sram_bytes = place
     device = load_system(system).device.with_capacitance(capacitance_f)
     lowered = lower(load_model(sweep.model))
-    drawn: Sketch | None = None
-    refused = ""
-    try:
-        drawn = sketch(lowered, device, sram_bytes)
-    except Infeasible as error:
-        refused = str(error)
-    cells = []
-    for key, (harvest, planner) in worlds:
-        cell = Cell(key, system, harvest, capacitance_f, sram_bytes, planner, why=refused)
-        cells.append(_run_cell(cell, sweep, drawn) if drawn else cell)
-    return cells
+    sketches = Sketches(lowered, device, sram_bytes)
+    blank = [Cell(key, system, harvest, capacitance_f, sram_bytes, planner) for key, (harvest, planner) in worlds]
+    return [_run_cell(cell, sweep, sketches) for cell in blank]
 
 
-def _run_cell(cell: Cell, sweep: Sweep, drawn: Sketch) -> Cell:
+def _run_cell(cell: Cell, sweep: Sweep, sketches: Sketches) -> Cell:
     scenario = Scenario(load_trace(cell.harvest), sweep.duration_s)
-    lowered, device = drawn.lowered, drawn.device
+    lowered, device = sketches.lowered, sketches.device
     try:
-        try:
-            profile, plan = drawn.profile, drawn.plan(scenario.harvest, cell.planner)
-        except Infeasible:
-            profile, plan = sketch_and_plan(lowered, device, scenario.harvest, cell.planner, cell.sram_bytes)
+        profile, plan = sketches.plan(scenario.harvest, cell.planner)
         enough = min(round(LEAST_CHARGES * device.store.usable_j / profile.energy_j), MOST_INFERENCES)
         run = simulate(lowered, plan, profile, device, scenario, max(sweep.n_inferences, enough))
     except Infeasible as error:
