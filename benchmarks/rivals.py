@@ -25,7 +25,7 @@ from jouleflow.firmware.emulate import execute
 from jouleflow.flow import Sketches
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import lower
-from jouleflow.plan.planner import PLANNERS
+from jouleflow.plan.planner import PLANNERS, RUNNABLE
 from jouleflow.sim.simulate import simulate
 from jouleflow.trace.load import load_trace
 from jouleflow.trace.trace import Scenario
@@ -62,7 +62,7 @@ def cells(charges: float, emulate: bool) -> Iterator[dict[str, Any]]:
                         "capacitance_f": capacitance_f,
                         "trace": trace,
                     }
-                    for planner in PLANNERS:
+                    for planner in RUNNABLE if emulate else PLANNERS:
                         row[planner] = one(sketches, scenario, planner, inputs if emulate else n)
                     yield row
 
@@ -99,7 +99,7 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
     ratios: dict[str, list[tuple[float, float]]] = {p: [] for p in PLANNERS if p not in OURS}
     first, second = 0, []
     for row in rows:
-        done = {p: row[p] for p in PLANNERS if "latency_s" in row[p]}
+        done = {p: row[p] for p in PLANNERS if "latency_s" in row.get(p, {})}
         ours = min((p for p in OURS if p in done), key=lambda p: done[p]["latency_s"], default=None)
         if ours is None:
             second.append({**{k: row[k] for k in ("model", "board", "capacitance_f", "trace")}, "reason": row["tile"]})
@@ -140,7 +140,9 @@ def main() -> None:
     rows = []
     for row in cells(a.charges, a.emulate):
         rows.append(row)
-        best = min((p for p in PLANNERS if "latency_s" in row[p]), key=lambda p: row[p]["latency_s"], default="none")
+        best = min(
+            (p for p in PLANNERS if "latency_s" in row.get(p, {})), key=lambda p: row[p]["latency_s"], default="none"
+        )
         where = f"{row['model']} {row['board']} {row['capacitance_f'] * 1e6:.0f} uF {row['trace']}"
         print(f"\r{len(rows)} {where}: {best:<10}", end="", file=sys.stderr, flush=True)
     summary = compare(rows)

@@ -11,7 +11,7 @@ from jouleflow.explore.page import advice, write_sweep_page
 from jouleflow.explore.sweep import CELLS_FILE, Cell, Sweep, load_cells, run_sweep
 
 MODEL = str(files("jouleflow") / "demo" / "digits_int8.onnx")
-SWEEP = Sweep(MODEL, ("riotee",), ("rf_walk", "sun_june"), (20e-6, 100e-6, 1e-3), n_inferences=3)
+SWEEP = Sweep(MODEL, ("riotee",), ("rf_walk", "sun_june"), (5e-6, 100e-6, 1e-3), n_inferences=3)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_cell_once(folder: Path) -> None:
     cells = load_cells(folder)
     assert len(cells) == len({c.key for c in cells}) == 6
-    assert all(c.why for c in cells if c.capacitance_f == 20e-6)  # too small for any tile
+    assert all(c.why for c in cells if c.capacitance_f == 5e-6)  # too small for any tile
     assert all(c.latency_s and c.energy_j and c.first_s for c in cells if c.capacitance_f >= 100e-6)
 
 

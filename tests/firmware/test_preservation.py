@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jouleflow.errors import Infeasible
+from jouleflow.errors import Infeasible, InputError
 from jouleflow.firmware.build import build_firmware
 from jouleflow.firmware.crash import CrashBench, cut_everywhere, cut_nested
 from jouleflow.firmware.emulate import execute
 from jouleflow.flow import Prepared, build, prepare
-from jouleflow.plan.planner import PLANNERS
+from jouleflow.plan.planner import RUNNABLE
 from jouleflow.plan.preserve import NEVER_J
 from jouleflow.record.run import Run
 from jouleflow.sim.simulate import simulate
@@ -29,7 +29,7 @@ def emulated(p: Prepared, n: int = 6) -> Run:
     return execute(build(p), INPUTS[:n], p.scenario, p.profile).run
 
 
-@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("planner", RUNNABLE)
 def test_simulated_as_emulated(planner: str) -> None:
     p = prepared(planner)
     run = emulated(p)
@@ -50,8 +50,19 @@ def test_adaptive_loses_no_work_and_rests_in_time() -> None:
 
 
 def test_adaptive_beats_every_other_way() -> None:
-    latency_s = {name: float(np.mean(emulated(prepared(name)).latency_s)) for name in PLANNERS}
+    latency_s = {name: float(np.mean(emulated(prepared(name)).latency_s)) for name in RUNNABLE}
     assert min(latency_s, key=lambda name: latency_s[name]) == "adaptive", latency_s
+
+
+def test_stateful_is_modelled_and_never_built() -> None:
+    p = prepared("stateful")
+    run = simulate(p.lowered, p.plan, p.profile, p.device, p.scenario, 6)
+    assert run.complete
+    loop = prepared("loop")
+    records = simulate(loop.lowered, loop.plan, loop.profile, loop.device, loop.scenario, 6)
+    assert run.energy_j.commit_j / run.n_commits < records.energy_j.commit_j / records.n_commits  # it writes none
+    with pytest.raises(InputError, match="only modelled"):
+        build(p)
 
 
 def test_adaptive_needs_a_sensor() -> None:

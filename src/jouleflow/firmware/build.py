@@ -13,7 +13,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from jouleflow.device.device import Device
-from jouleflow.errors import Infeasible
+from jouleflow.errors import Infeasible, InputError
 from jouleflow.firmware.codegen import generate
 from jouleflow.firmware.cores import Core, core_of
 from jouleflow.plan.lowering import Lowered
@@ -124,8 +124,13 @@ def build_firmware(
 ) -> Firmware:
     """Compiles and links the firmware of a plan, with one of PORTS. c: another folder of C, for mutation tests.
 
-    Raises Infeasible when code and weights do not fit the flash or statics, arena and stack the SRAM budget.
+    Raises InputError for a plan that can only be modelled, Infeasible when code and weights do not fit the flash or statics, arena and stack the SRAM budget.
     """
+    if plan.preservation.in_outputs:
+        raise InputError(
+            f"planner {plan.planner!r} takes a bit of every output and is only modelled: use `jouleflow simulate`, or another "
+            "--planner"
+        )
     core, c = core_of(device.arch), c or c_dir()
     source = generate(lowered, plan)
     tables = _kept("tables", source, ".c")

@@ -7,6 +7,7 @@ fit one charge together with boot and recovery is never chosen, so every charge 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible
 from jouleflow.plan.lowering import Lowered, Op, tiles_of
 from jouleflow.plan.memory import PROGRESS_BYTES
-from jouleflow.plan.plan import Certificate, Step
+from jouleflow.plan.plan import Certificate, Preservation, Step
 from jouleflow.profile.profile import Costs, Profile, costs_at_store
 
 RECORD_BYTES = PROGRESS_BYTES // 2
@@ -26,9 +27,11 @@ RECORD_BYTES = PROGRESS_BYTES // 2
 RECORD_CYCLES = 490.0
 FLUSH_CYCLES = 105.0
 CHECK_CYCLES_PER_BYTE = 1.0625
+STATE_CYCLES_PER_BYTE = 2.0  # assumed: a state bit set in an output and removed where it is read, four bytes at once
 ANSWER_CYCLES = 420.0
 MARGIN_FRAC = 0.95  # of a charge that a hyper-tile with boot and recovery may use
 MAX_POSITIONS = 3000
+PLAIN = Preservation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,15 @@ class Price:
     j: Any
 
 
-def flush_price(device: Device, new_bytes: Any, n_buffers: Any) -> Price:
-    """Making so many bytes of so many buffers safe, and the record that says so. Numbers or arrays."""
+def flush_price(device: Device, new_bytes: Any, n_buffers: Any, in_outputs: bool = False) -> Price:
+    """Making so many bytes of so many buffers safe, and the record that says so, unless the outputs do. Numbers or arrays."""
     costs, clock_hz = costs_at_store(device), device.points[0].clock_hz("cpu")
+    if in_outputs:
+        core_s = (n_buffers * FLUSH_CYCLES + new_bytes * STATE_CYCLES_PER_BYTE) / clock_hz
+        return Price(
+            core_s + new_bytes * costs.write_s_per_byte + n_buffers * costs.setup_s,
+            core_s * costs.active_w + new_bytes * costs.write_j_per_byte + n_buffers * costs.setup_j,
+        )
     core_s = (RECORD_CYCLES + n_buffers * FLUSH_CYCLES + new_bytes * CHECK_CYCLES_PER_BYTE) / clock_hz
     bytes_written, n_writes = new_bytes + RECORD_BYTES, n_buffers + 1
     return Price(
@@ -58,6 +67,12 @@ def reload_price(device: Device, profile: Profile, held_bytes: Any, n_buffers: A
         profile.recover_s + core_s + held_bytes * costs.read_s_per_byte + n_buffers * costs.setup_s,
         profile.recover_j + core_s * costs.active_w + held_bytes * costs.read_j_per_byte + n_buffers * costs.setup_j,
     )
+
+
+def search_price(device: Device, n_places: int) -> Price:
+    """Finding by bisection among so many outputs the last one that was written."""
+    costs, reads = costs_at_store(device), math.ceil(math.log2(max(n_places, 2)))
+    return Price(reads * (costs.setup_s + costs.read_s_per_byte), reads * (costs.setup_j + costs.read_j_per_byte))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +255,7 @@ def summary(
     device: Device,
     harvest_w: float,
     expected_j: float | None = None,
-    writes_all: bool = False,
+    how: Preservation = PLAIN,
 ) -> CommitPlan:
     """What commits at these positions cost, and the dearest hyper-tile. expected_j: worked out here when None.
 
@@ -252,10 +267,10 @@ def summary(
     starved_frac = max(0.0, 1.0 - harvest_w / costs.active_w)
     previous = 0
     for p in chain:
-        kept = {} if writes_all else places.held[previous]
+        kept = {} if how.writes_all else places.held[previous]
         flush = sum(size - kept.get(b, 0) for b, size in places.held[p].items())
         n_flushed = sum(size > kept.get(b, 0) for b, size in places.held[p].items())
-        price = flush_price(device, flush, n_flushed)
+        price = flush_price(device, flush, n_flushed, how.in_outputs)
         commit_j += price.j
         commit_s += price.s
         interval_j = float(places.at.energy_j[p] - places.at.energy_j[previous] + price.j)

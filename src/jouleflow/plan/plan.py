@@ -56,12 +56,13 @@ class Preservation:
     """How commits are made, beside where. need_j: per commit, skip it while the store holds this much above the point of
     failure (empty: make every one). rest_below_j: after that commit, wait for a full store if there is less (empty: never).
     start_j: before an inference, wait for a full store if there is less. writes_all: a commit writes all live data, not
-    only what is new."""
+    only what is new. in_outputs: the outputs themselves tell how far it got, and no record is written (modelled only)."""
 
     need_j: tuple[float, ...] = ()
     rest_below_j: tuple[float, ...] = ()
     start_j: float = 0.0
     writes_all: bool = False
+    in_outputs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import STACK_BYTES, nvm_homes, static_bytes
 from jouleflow.plan.plan import Certificate, Placement, Plan, Preservation
 from jouleflow.plan.preserve import POLICIES
-from jouleflow.plan.tile import ArenaTooSmall, Tiling, make_tiling
+from jouleflow.plan.residency import ArenaTooSmall, Tiling, make_tiling
 from jouleflow.profile.profile import Profile, costs_at_store
 from jouleflow.record.run import Estimate
 from jouleflow.trace.trace import Trace
 
 PLANNERS = ("tile", "restart", *POLICIES)
+RUNNABLE = tuple(p for p in PLANNERS if p != "stateful")  # as firmware; the others are only modelled
 
 
 @dataclass(frozen=True, slots=True)

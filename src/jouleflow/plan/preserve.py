@@ -45,17 +45,28 @@ def layer(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
 def loop(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
     """Loop continuation after SONIC: progress is saved in every iteration; here an iteration is a tile, at the grain (all
     of them, or every second, fourth ... one) of least expected energy."""
+    return _best_grain(places, device, harvest_w, Preservation())
+
+
+def stateful(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
+    """Progress inside the outputs, after stateful neural networks: each output carries a bit of state, no record is
+    written, and after a failure the last output written is found by bisection. Modelled only: the bit is one of the
+    output's own, so the answers are not those of the model. At the grain of least expected energy."""
+    return _best_grain(places, device, harvest_w, Preservation(in_outputs=True))
+
+
+def _best_grain(places: Boundaries, device: Device, harvest_w: float, how: Preservation) -> Preserved:
     found: list[CommitPlan] = []
     ends = set(_layer_ends(places))
     for grain in (1, 2, 4, 8, 16, 32):
         chain = [p for p in range(1, len(places)) if p in ends or p % grain == 0]
         try:
-            found.append(summary(places, chain, device, harvest_w))
+            found.append(summary(places, chain, device, harvest_w, how=how))
         except Infeasible as error:
             refused = error
     if not found:
         raise refused
-    return Preserved(min(found, key=lambda plan: plan.expected_j), Preservation())
+    return Preserved(min(found, key=lambda plan: plan.expected_j), how)
 
 
 def footprint(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
@@ -111,10 +122,8 @@ def jit(places: Boundaries, device: Device, harvest_w: float) -> Preserved:
     slack_j = 2 * device.sense_s * costs_at_store(device).active_w + SENSE_MARGIN_FRAC * device.store.usable_j
     dearest_j = float(np.diff(places.at.energy_j[chain], prepend=0.0).max())
     threshold_j = dearest_j + max(_commit_j(places, p, device) for p in chain) + slack_j
-    placed = summary(places, chain, device, harvest_w, writes_all=True)
-    return Preserved(
-        placed, Preservation((*[threshold_j] * (len(chain) - 1), NEVER_J), _always(chain), writes_all=True)
-    )
+    how = Preservation((*[threshold_j] * (len(chain) - 1), NEVER_J), _always(chain), writes_all=True)
+    return Preserved(summary(places, chain, device, harvest_w, how=how), how)
 
 
 class _Hops:
@@ -199,6 +208,7 @@ POLICIES: dict[str, Callable[[Boundaries, Device, float], Preserved]] = {
     "layer": layer,
     "loop": loop,
     "footprint": footprint,
+    "stateful": stateful,
     "jit": jit,
     "adaptive": adaptive,
 }

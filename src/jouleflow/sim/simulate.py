@@ -18,6 +18,7 @@ from jouleflow.plan.commits import (
     flush_price,
     produced_bytes,
     reload_price,
+    search_price,
 )
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.plan import Plan
@@ -70,6 +71,7 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
             cycles += float(profile.steps[k].cycles[low:high].sum())
         return seconds, joules, max(seconds - cycles / clock_hz, 0.0)
 
+    search = search_price(device, sum(lowered.buffer_bytes))
     tiles = []
     start = (0, 0)
     for end in (*plan.commits, None):
@@ -78,6 +80,8 @@ def hyper_tiles(lowered: Lowered, plan: Plan, profile: Profile, device: Device) 
         if start == (0, 0):
             compute_s, compute_j = compute_s + profile.start_s, compute_j + profile.start_j
         reload = reload_price(device, profile, sum(safe.values()), sum(v > 0 for v in safe.values()))
+        if plan.preservation.in_outputs:
+            reload = Price(reload.s + search.s, reload.j + search.j)
         tiles.append(HyperTile(start[0], start[1], compute_s, compute_j, wait_s, reload, safe))
         start = end or start
     return tuple(tiles)
@@ -88,7 +92,7 @@ class Commits:
 
     def __init__(self, tiles: tuple[HyperTile, ...], plan: Plan, device: Device) -> None:
         self.tiles, self.device = tiles, device
-        self.writes_all = plan.preservation.writes_all
+        self.how = plan.preservation
         clock_hz = device.points[0].clock_hz("cpu")
         answer_s = (ANSWER_CYCLES - RECORD_CYCLES) / clock_hz  # its own record is cheaper: it has just been checked
         record = flush_price(device, 0, 0)
@@ -98,10 +102,10 @@ class Commits:
     def price(self, safe: int, now: int) -> Price:
         """From the state before hyper-tile `safe` to that before `now`; the last one delivers the answer too."""
         if (safe, now) not in self.known:
-            before = {} if self.writes_all else self.tiles[safe].held_before
+            before = {} if self.how.writes_all else self.tiles[safe].held_before
             held = self.tiles[now].held_before
             new = [size - before.get(b, 0) for b, size in held.items() if size > before.get(b, 0)]
-            price = flush_price(self.device, sum(new), len(new))
+            price = flush_price(self.device, sum(new), len(new), self.how.in_outputs)
             if now == len(self.tiles) - 1:
                 price = Price(price.s + self.answer.s, price.j + self.answer.j)
             self.known[safe, now] = price
