@@ -105,6 +105,41 @@ def test_energyrunner(tmp_path: Path) -> None:
     assert trace.duration_s == pytest.approx(3e-3)
 
 
+def jls(path: Path, **signals: np.ndarray) -> Path:
+    """A file made by Joulescope's own writer, at 2 kHz."""
+    pyjls = pytest.importorskip("pyjls", reason="the joulescope extra is not installed")
+    with pyjls.Writer(str(path)) as writer:
+        writer.source_def(source_id=1, name="test", vendor="-", model="-", version="-", serial_number="-")
+        for k, (name, values) in enumerate(signals.items()):
+            units = {"current": "A", "voltage": "V", "power": "W"}[name]
+            writer.signal_def(
+                signal_id=k + 1, source_id=1, sample_rate=2000, name=name, units=units, data_type=pyjls.DataType.F32
+            )
+            writer.fsr_f32(k + 1, 0, values.astype(np.float32))
+    return path
+
+
+def test_joulescope(tmp_path: Path) -> None:
+    current = np.repeat([1e-3, 2e-3, np.nan, -1e-3], 2000)
+    trace = load_trace(str(jls(tmp_path / "a.jls", current=current, voltage=np.full(8000, 3.0))))
+    assert trace.duration_s == pytest.approx(4.0)
+    np.testing.assert_allclose(trace.value[[0, 500, 1500, 2500, 3500]], [3e-3, 3e-3, 6e-3, 0.0, 0.0], rtol=1e-5)
+    direct = load_trace(str(jls(tmp_path / "b.jls", power=np.full(4000, 5e-3))))
+    np.testing.assert_allclose(direct.value, 5e-3, rtol=1e-5)
+    with pytest.raises(TraceError, match="power, or current and voltage"):
+        load_trace(str(jls(tmp_path / "c.jls", current=current)))
+
+
+def test_joulescope_rubbish(tmp_path: Path) -> None:
+    good = jls(tmp_path / "a.jls", power=np.full(4000, 5e-3)).read_bytes()
+    random = np.random.default_rng(0)
+    for size in (0, 10, 100, len(good) // 2):
+        bad = tmp_path / "bad.jls"
+        bad.write_bytes(good[:size] + random.bytes(50))
+        with pytest.raises(TraceError, match="not a readable|holds"):
+            load_trace(str(bad))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200))
 def test_rubbish_is_a_clear_error(raw: bytes) -> None:

@@ -30,6 +30,8 @@ PACKAGES = (
     ("reports", "plotly", "pip install plotly", True),
     ("result files", "pyarrow", "pip install pyarrow", True),
     ("shepherd traces", "h5py", "pip install 'jouleflow[shepherd]'", False),
+    ("Joulescope traces", "pyjls", "pip install 'jouleflow[joulescope]'", False),
+    ("work on a Ray cluster", "ray", "pip install 'jouleflow[cluster]'", False),
     ("solar traces", "pvlib", "pip install 'jouleflow[sun]'", False),
     ("LiteRT, to check the reference", "ai-edge-litert", "pip install 'jouleflow[dev]'", False),
     ("training", "torch", "pip install 'jouleflow[train]' (pins torch==2.13.0)", False),

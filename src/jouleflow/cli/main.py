@@ -317,6 +317,9 @@ def explore(
     deadline: Deadline = None,
     duration: Duration = "2592000s",
     jobs: Annotated[int | None, typer.Option(help="Processes; as many as CPUs by default.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="A Ray cluster instead: its address, auto for the one here, local for a new one.")
+    ] = None,
     output: Out = Path("jouleflow-out/explore"),
     as_json: Json = False,
 ) -> None:
@@ -334,7 +337,7 @@ def explore(
         str(model), each(systems), each(harvests), tuple(_quantity(c, "F") or 0.0 for c in each(capacitors)),
         tuple(None if s == "all" else _bytes(s) for s in each(srams)), each(planners), count, _quantity(duration, "s") or 1.0,
     )  # fmt: skip
-    cells = explore_with_progress(sweep, output, jobs, err)
+    cells = explore_with_progress(sweep, output, jobs, err, cluster)
     page = write_sweep_page(cells, model.name, output / "explore.html", _quantity(deadline, "s"))
     if as_json:
         print(json.dumps({"cells": [asdict(c) for c in cells], "folder": str(output), "page": str(page)}, indent=1))

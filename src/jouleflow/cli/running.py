@@ -58,9 +58,11 @@ def run_on_emulator(p: Prepared, inputs: Path | None, count: int, deadline_s: fl
         ).run  # fmt: skip
 
 
-def explore_with_progress(sweep: Sweep, folder: Path, jobs: int | None, console: Console) -> list[Cell]:
+def explore_with_progress(
+    sweep: Sweep, folder: Path, jobs: int | None, console: Console, cluster: str | None = None
+) -> list[Cell]:
     """All cells of a sweep, with a bar. Ctrl-C leaves what is done for the next time."""
     columns = (TextColumn("exploring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
-        return run_sweep(sweep, folder, jobs, lambda done, of: bar.update(task, completed=done, total=of))
+        return run_sweep(sweep, folder, jobs, lambda done, of: bar.update(task, completed=done, total=of), cluster)

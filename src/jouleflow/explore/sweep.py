@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ import numpy as np
 
 from jouleflow.device.load import load_system
 from jouleflow.errors import Infeasible, InputError
+from jouleflow.explore.workers import files_at_hand, read_files, workers
 from jouleflow.flow import Sketches
 from jouleflow.graph.load import load_model
 from jouleflow.plan.lowering import lower
 from jouleflow.plan.planner import check_planner
 from jouleflow.sim.simulate import simulate
 from jouleflow.trace.load import load_trace
-from jouleflow.trace.trace import Scenario
+from jouleflow.trace.trace import Scenario, Trace
 
 CELLS_FILE = "cells.jsonl"
 # A world runs for at least so many charges, or a large store would answer from its first one alone.
@@ -118,11 +118,16 @@ def _write_cells(cells: Iterable[Cell], folder: Path) -> None:
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, jobs: int | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+    sweep: Sweep,
+    folder: Path,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    cluster: str | None = None,
 ) -> list[Cell]:
     """All cells of a sweep, those that the folder already holds included. Ctrl-C keeps what is done.
 
-    progress hears (cells done, cells in all).
+    progress hears (cells done, cells in all). cluster: the address of a Ray cluster to work on instead of this machine.
+    Raises InputError when there is no such cluster.
     """
     lowered = lower(load_model(sweep.model))
     sha = lowered.model.sha256
@@ -141,20 +146,17 @@ def run_sweep(
     total = len(mine)
     progress(total - sum(len(m) for _, m in todo), total)
     (folder / "sweep.json").write_text(json.dumps(asdict(sweep), indent=1))
-    with ProcessPoolExecutor(jobs or os.cpu_count()) as pool, (folder / CELLS_FILE).open("a") as file:
-        pending = {pool.submit(_run_group, sweep, place, missing) for place, missing in todo}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    for cell in future.result():
-                        known[cell.key] = cell
-                        file.write(_line(cell))
-                    file.flush()
-                progress(sum(key in known for key in mine), total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    shipped = read_files([sweep.model, *sweep.harvests]) if cluster else {}
+    with workers(jobs, cluster) as submit, (folder / CELLS_FILE).open("a") as file:
+        pending = {submit(_run_group, sweep, place, missing, shipped) for place, missing in todo}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                for cell in future.result():
+                    known[cell.key] = cell
+                    file.write(_line(cell))
+                file.flush()
+            progress(sum(key in known for key in mine), total)
     return [known[key] for key in mine]
 
 
@@ -168,17 +170,19 @@ def _groups(sweep: Sweep) -> Iterator[tuple[Place, list[World]]]:
         yield place, list(itertools.product(sweep.harvests, sweep.planners))
 
 
-def _run_group(sweep: Sweep, place: Place, worlds: list[tuple[str, World]]) -> list[Cell]:
+def _run_group(sweep: Sweep, place: Place, worlds: list[tuple[str, World]], shipped: dict[str, bytes]) -> list[Cell]:
+    """shipped: the contents of files, where this machine may not have them."""
     system, capacitance_f, sram_bytes = place
     device = load_system(system).device.with_capacitance(capacitance_f)
-    lowered = lower(load_model(sweep.model))
-    sketches = Sketches(lowered, device, sram_bytes)
-    blank = [Cell(key, system, harvest, capacitance_f, sram_bytes, planner) for key, (harvest, planner) in worlds]
-    return [_run_cell(cell, sweep, sketches) for cell in blank]
+    with files_at_hand(shipped) as path_of:
+        lowered = lower(load_model(path_of(sweep.model)))
+        sketches = Sketches(lowered, device, sram_bytes)
+        blank = [Cell(key, system, harvest, capacitance_f, sram_bytes, planner) for key, (harvest, planner) in worlds]
+        return [_run_cell(cell, sweep, sketches, load_trace(path_of(cell.harvest))) for cell in blank]
 
 
-def _run_cell(cell: Cell, sweep: Sweep, sketches: Sketches) -> Cell:
-    scenario = Scenario(load_trace(cell.harvest), sweep.duration_s)
+def _run_cell(cell: Cell, sweep: Sweep, sketches: Sketches, harvest: Trace) -> Cell:
+    scenario = Scenario(harvest, sweep.duration_s)
     lowered, device = sketches.lowered, sketches.device
     try:
         profile, plan = sketches.plan(scenario.harvest, cell.planner)

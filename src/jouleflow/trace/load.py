@@ -44,7 +44,7 @@ def known_traces() -> dict[str, Path]:
 
 def load_trace(name_or_path: str) -> Trace:
     """The trace of a known name; of a .csv or .csv.gz file with columns time_s and power_w (or value); of a recorder's file:
-    shepherd .h5, Nordic .ppk2 with the voltage after an @ ("walk.ppk2@3.0V"), EnergyRunner .bin or .emd.
+    shepherd .h5, Nordic .ppk2 with the voltage after an @ ("walk.ppk2@3.0V"), EnergyRunner .bin or .emd, Joulescope .jls.
 
     Raises TraceError for an unknown name, a damaged file, a missing column, or values that make no sense.
     """
@@ -56,7 +56,7 @@ def load_trace(name_or_path: str) -> Trace:
         known = known_traces()
         if name_or_path not in known:
             raise TraceError(
-                f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv, .csv.gz, .h5, .ppk2, .bin or .emd file"
+                f"unknown trace {name_or_path!r}: {near_matches(name_or_path, known)}; or give a .csv, .csv.gz, .h5, .ppk2, .jls, .bin or .emd file"
             )
         path = known[name_or_path]
     if not path.is_file():
@@ -71,7 +71,7 @@ def _recorded(text: str) -> Trace | None:
 
     name, at, voltage = text.rpartition("@") if ".ppk2@" in text else (text, "", "")
     path = Path(name)
-    if path.suffix not in (".h5", ".hdf5", ".ppk2", ".bin", ".emd"):
+    if path.suffix not in (".h5", ".hdf5", ".ppk2", ".jls", ".bin", ".emd"):
         return None
     if not path.is_file():
         raise TraceError(f"no trace file {name!r}")
@@ -81,6 +81,8 @@ def _recorded(text: str) -> Trace | None:
         if not at:
             raise TraceError(f"{path.name} holds current only: give the voltage after an @, as in {path.name}@3.0V")
         return recorders.read_ppk2(path, parse_quantity(voltage, "V"))
+    if path.suffix == ".jls":
+        return recorders.read_jls(path)
     return recorders.read_energyrunner(path)
 
 

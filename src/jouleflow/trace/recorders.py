@@ -1,7 +1,9 @@
-"""Harvest traces as recorders write them: shepherd HDF5 (read and write), Nordic PPK2, EnergyRunner. Files are untrusted.
+"""Harvest traces as recorders write them: shepherd HDF5 (read and write), Nordic PPK2, EnergyRunner, Joulescope JLS.
+Files are untrusted.
 
 Recorders sample up to 100,000 times a second; samples are averaged to at least a millisecond, which keeps the energy.
-Sources: shepherd data format (orgua/shepherd), PPK2 file version 2 as third-party writers make it, EEMBC EnergyRunner.
+Sources: shepherd data format (orgua/shepherd), PPK2 file version 2 as third-party writers make it, EEMBC EnergyRunner,
+pyjls.
 """
 
 from __future__ import annotations
@@ -165,3 +167,40 @@ def read_energyrunner(path: Path) -> Trace:
         raise TraceError(f"{path.name}: a rate of {rate} Hz must be in (0, 1e6]")
     milliwatts = np.frombuffer(raw, "<f4", offset=5, count=(len(raw) - 5) // 4).astype(np.float64)
     return _averaged(path.stem, np.maximum(milliwatts, 0.0) * 1e-3, 1.0 / rate, "EnergyRunner")
+
+
+JLS_CHUNK = 1 << 20  # samples read at a time
+
+
+def read_jls(path: Path) -> Trace:
+    """The power of a Joulescope recording: its power signal, or current times voltage.
+
+    Raises TraceError for a damaged file, or one with neither.
+    """
+    try:
+        from pyjls import Reader
+    except ImportError as error:
+        raise TraceError("Joulescope files need pyjls: pip install 'jouleflow[joulescope]'") from error
+    try:
+        with Reader(str(path)) as reader:
+            return _jls_trace(reader, path)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{path.name} is not a readable .jls file ({type(error).__name__}: {error})") from error
+
+
+def _jls_trace(reader: Any, path: Path) -> Trace:
+    signals = {s.name: s for s in reader.signals.values() if s.length > 1 and s.sample_rate > 0}
+    used = [signals[n] for n in (["power"] if "power" in signals else ["current", "voltage"]) if n in signals]
+    if not used or (len(used) == 1 and used[0].name != "power"):
+        raise TraceError(
+            f"{path.name} holds {sorted(signals) or 'nothing'}: power, or current and voltage, must be recorded"
+        )
+    n, rate = min(int(s.length) for s in used), {float(s.sample_rate) for s in used}
+    if len(rate) > 1 or n > MAX_SAMPLES:
+        raise TraceError(f"{path.name}: {n} samples at {sorted(rate)} Hz; must be alike and at most {MAX_SAMPLES}")
+    power_w = np.ones(n)
+    for signal in used:
+        for start in range(0, n, JLS_CHUNK):
+            count = min(JLS_CHUNK, n - start)
+            power_w[start : start + count] *= np.nan_to_num(reader.fsr(signal.signal_id, start, count))
+    return _averaged(path.stem, np.maximum(power_w, 0.0), 1.0 / rate.pop(), "Joulescope")
