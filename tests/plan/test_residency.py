@@ -10,7 +10,7 @@ from jouleflow.plan.lowering import Lowered, lower
 from jouleflow.plan.memory import unit_bytes
 from jouleflow.plan.plan import Step
 from jouleflow.plan.residency import ArenaTooSmall, Search, make_tiling
-from jouleflow.plan.tile import Place, fits_charge, keeping_j, resident_steps, staged_bytes, staged_steps, step_energy_j
+from jouleflow.plan.tile import Place, fits_charge, keeping_j, possible_steps, staged_bytes, step_energy_j
 from tests.contracts.networks import NETWORKS, Builder
 
 CAPACITOR_F = 100e-6
@@ -43,7 +43,7 @@ class BruteForce:
     def _cost(self, k: int, step: Step, resident: frozenset[int], units: tuple[tuple[int, int], ...]):
         """(SRAM with all that is held, energy) of a step."""
         at = Place(self.lowered, k, resident, dict(units))
-        if not at.all_resident and not fits_charge(at, step, self.device, {}):
+        if not fits_charge(at, step, self.device, {}):
             return None
         held = [b for b in self.lowered.live[k] if b in resident]
         staged, output, scratch = staged_bytes(at, step)
@@ -59,9 +59,8 @@ class BruteForce:
         buffers = range(len(self.lowered.buffer_bytes))
         for resident in (frozenset(c) for n in range(len(buffers) + 1) for c in combinations(buffers, n)):
             ways = []
-            for k, op in enumerate(ops):
-                at = Place(self.lowered, k, resident, {})
-                ways.append(list(resident_steps(op, self.device, {}) if at.all_resident else staged_steps(at)))
+            for k in range(len(ops)):
+                ways.append(list(possible_steps(Place(self.lowered, k, resident, {}))))
             for steps in product(*ways):
                 total, units = 0.0, {}
                 for k, (op, step) in enumerate(zip(ops, steps, strict=True)):

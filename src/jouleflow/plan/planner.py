@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from jouleflow.device.device import Device
 from jouleflow.errors import Infeasible, InputError, near_matches
 from jouleflow.plan.commits import CommitPlan, boundaries, place_commits
-from jouleflow.plan.cost import Measured
+from jouleflow.plan.cost import Measured, cut_cycles
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import STACK_BYTES, nvm_homes, static_bytes
 from jouleflow.plan.plan import Certificate, Placement, Plan, Preservation
@@ -86,9 +86,9 @@ def misjudged(profile: Profile, device: Device) -> bool:
 
 
 def measured_cycles(lowered: Lowered, draft: Draft, profile: Profile) -> Measured:
-    """Cycles of each step as profiled, for another draft."""
+    """Work cycles of each step as profiled, for another draft."""
     steps = zip(lowered.ops, draft.tiling.steps, profile.steps, strict=True)
-    return {(op, step.variant): float(p.cycles.sum()) for op, step, p in steps}
+    return {(op, step.variant): float(p.cycles.sum()) - cut_cycles(op, step) for op, step, p in steps}
 
 
 def finish_plan(lowered: Lowered, draft: Draft, profile: Profile, device: Device, harvest: Trace) -> Plan:

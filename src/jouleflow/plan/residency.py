@@ -18,7 +18,7 @@ from jouleflow.plan.cost import Measured
 from jouleflow.plan.lowering import Lowered
 from jouleflow.plan.memory import OVERREAD_BYTES, Block, align, lay_out, unit_bytes
 from jouleflow.plan.plan import Step
-from jouleflow.plan.tile import Place, fits_charge, keeping_j, resident_steps, staged_bytes, staged_steps, step_energy_j
+from jouleflow.plan.tile import Place, fits_charge, keeping_j, possible_steps, staged_bytes, step_energy_j
 
 IN_SRAM = -1  # in a state, instead of the bytes between checks
 MAX_LAYOUTS = 8  # how often a layout with gaps is sought again within less
@@ -83,8 +83,8 @@ class Search:
         units = {b: kind for b, kind in inputs if kind != IN_SRAM}
         at = Place(self.lowered, k, frozenset(resident), units)
         found = []
-        for step in resident_steps(op, self.device, self.measured) if at.all_resident else staged_steps(at):
-            if not at.all_resident and not fits_charge(at, step, self.device, self.measured):
+        for step in possible_steps(at):
+            if not fits_charge(at, step, self.device, self.measured):
                 continue
             staged, output, scratch = staged_bytes(at, step)
             kind = IN_SRAM if output_in_sram else unit_bytes(self.lowered, k, step.tile)

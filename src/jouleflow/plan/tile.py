@@ -1,16 +1,13 @@
 """One step cut into tiles: the shapes that are possible, and what each costs in SRAM and in energy.
 
-Tiles of a step with a staged operand are as large as pays, so that least is transferred; tiles of a step whose buffers are
-all in SRAM are only the grain at which progress can be committed, so they are small against a charge. AID's scheduler in
-our reconstruction: the paper's body was not available to us; see docs/decisions.
+A step is cut because its operands do not fit the SRAM, and because a power failure costs the tile that it falls into. AID's
+scheduler in our reconstruction: the paper's body was not available to us; see docs/decisions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from jouleflow.device.device import Device
 from jouleflow.plan.cost import Measured, step_cycles
@@ -19,10 +16,7 @@ from jouleflow.plan.memory import OVERREAD_BYTES, align, input_tile_bytes, scrat
 from jouleflow.plan.plan import Step, Tile
 from jouleflow.profile.profile import costs_at_store
 
-# A resident step is cut so that about this many tiles fit one charge: finer loses little work to a failure, coarser
-# spends less on tiles. The cost of a tile is some 150 cycles, so the choice is not delicate.
-TILES_PER_CHARGE = 64
-MAX_TILES_PER_STEP = 4096
+MAX_TILES_PER_STEP = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +31,6 @@ class Place:
     @property
     def op(self) -> Op:
         return self.lowered.ops[self.k]
-
-    @property
-    def all_resident(self) -> bool:
-        return all(o.buffer in self.resident for o in (*self.op.inputs, self.op.output))
 
 
 def staged_bytes(at: Place, step: Step) -> tuple[list[int], int, int]:
@@ -105,7 +95,7 @@ def step_energy_j(at: Place, step: Step, device: Device, measured: Measured) -> 
     tile, out = step.tile, op.output
     n_rows, n_cols, n_channels = tiles_of(op, tile.rows, tile.cols, tile.channels)
     n = n_rows * n_cols * n_channels
-    joules = step_cycles(op, step.variant, n, measured) / device.points[0].clock_hz("cpu") * costs.active_w
+    joules = step_cycles(op, step, measured) / device.points[0].clock_hz("cpu") * costs.active_w
     for k, operand in enumerate(op.inputs):
         if operand.buffer not in resident:
             tile_bytes = input_tile_bytes(op, k, tile, at.units.get(operand.buffer, 0))
@@ -137,29 +127,11 @@ def fits_charge(at: Place, step: Step, device: Device, measured: Measured) -> bo
     n = n_rows * n_cols * n_channels
     if op.kind == "capture_input":
         return True
-    return n <= MAX_TILES_PER_STEP * 16 and step_energy_j(at, step, device, measured) / n <= _charge_j(device) / 4
+    return n <= MAX_TILES_PER_STEP and step_energy_j(at, step, device, measured) / n <= _charge_j(device) / 4
 
 
-def staged_steps(at: Place) -> Iterator[Step]:
-    """All ways to run a step of which some operand is staged."""
+def possible_steps(at: Place) -> Iterator[Step]:
+    """All ways to run a step."""
     for variant in _variants(at.op):
         for tile in _candidates(at.op, at.op.output.buffer not in at.resident):
             yield Step(tile, variant)
-
-
-def resident_steps(op: Op, device: Device, measured: Measured) -> Iterator[Step]:
-    """The ways to run an operator whose buffers are all in SRAM: tiles are the grain of progress."""
-    for variant in _variants(op):
-        yield Step(_grain(op, variant, device, measured), variant)
-
-
-def _grain(op: Op, variant: str, device: Device, measured: Measured) -> Tile:
-    o = op.output
-    joules = step_cycles(op, variant, 1, measured) / device.points[0].clock_hz("cpu") * costs_at_store(device).active_w
-    least_j = 2000.0 / device.points[0].clock_hz("cpu") * costs_at_store(device).active_w
-    wanted = max(1, min(round(joules / max(_charge_j(device) / TILES_PER_CHARGE, least_j)), MAX_TILES_PER_STEP))
-    if wanted == 1 or op.kind == "capture_input":
-        return Tile(o.rows, o.cols, o.channels)
-    tiles = list(_candidates(op, False))
-    n_tiles = [int(np.prod(tiles_of(op, t.rows, t.cols, t.channels))) for t in tiles]
-    return tiles[min(range(len(tiles)), key=lambda i: abs(n_tiles[i] - wanted))]
