@@ -69,3 +69,10 @@ def test_advice_takes_the_smallest_that_is_nearly_best() -> None:
     cells = [replace(world, capacitance_f=c, latency_s=s) for c, s in ((1e-4, 2.0), (2e-4, 1.05), (1e-3, 1.0))]
     assert "200 µF" in advice(cells)[0]
     assert "none of these" in advice([replace(world, latency_s=None)])[0]
+
+
+def test_a_budget_beyond_the_board_is_one_cell_without_a_plan(tmp_path: Path) -> None:
+    sweep = Sweep(MODEL, ("riotee", "apollo4"), ("rf_walk",), (470e-6,), sram_bytes=(256 * 1024,), n_inferences=3)
+    riotee, apollo4 = run_sweep(sweep, tmp_path, jobs=1)
+    assert "exceeds" in riotee.why
+    assert apollo4.latency_s

@@ -188,7 +188,7 @@ def _run_cell(cell: Cell, sweep: Sweep, sketches: Sketches, harvest: Trace) -> C
         profile, plan = sketches.plan(scenario.harvest, cell.planner)
         enough = min(round(LEAST_CHARGES * device.store.usable_j / profile.energy_j), MOST_INFERENCES)
         run = simulate(lowered, plan, profile, device, scenario, max(sweep.n_inferences, enough))
-    except Infeasible as error:
+    except (Infeasible, InputError) as error:  # InputError: a budget beyond what this board has
         return replace(cell, why=str(error))
     if not run.latency_s:
         return replace(cell, why=f"no answer within {sweep.duration_s / 86400:g} days")
