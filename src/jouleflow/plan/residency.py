@@ -21,7 +21,7 @@ from jouleflow.plan.plan import Step
 from jouleflow.plan.tile import Place, fits_charge, keeping_j, possible_steps, staged_bytes, step_energy_j
 
 IN_SRAM = -1  # in a state, instead of the bytes between checks
-MAX_LAYOUTS = 8  # how often a layout with gaps is sought again within less
+LEAST_SHRINK = 64  # a layout with gaps is sought again within at least a 64th less
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +153,14 @@ class Search:
     def tiling(self, limit: int) -> Tiling | int:
         """The cheapest tiling whose layout fits, or the step that does not."""
         within = limit
-        for _ in range(MAX_LAYOUTS):
+        while within > 0:
             found = self.run(within)
             if isinstance(found, int):
                 return found
             tiling = _arrange(self.lowered, *found)
             if tiling.arena_bytes <= limit:
                 return tiling
-            within -= tiling.arena_bytes - limit
+            within -= max(tiling.arena_bytes - limit, limit // LEAST_SHRINK, 4)
         return len(self.lowered.ops) - 1
 
 

@@ -1,0 +1,181 @@
+"""A model in a process of its own, seen from the event loop: orders go out, answers come back, death is an event like any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jouleflow.errors import ModelError
+from jouleflow.runtime.region import Region
+from jouleflow.runtime.tensors import Piece, Port
+
+MAX_MESSAGE_BYTES = 1 << 20
+STOP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model's process is set up. n_slots: batches that may run at once. threads: CPU threads of each.
+    memory_bytes: address space that the process may take; 0 is no limit."""
+
+    path: Path
+    n_slots: int = 1
+    threads: int = 1
+    memory_bytes: int = 0
+    load_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an order. error: why there are no outputs. run_s: inside ONNX Runtime."""
+
+    outputs: tuple[Piece, ...] = ()
+    run_s: float = 0.0
+    error: str = ""
+
+
+class ModelProcess:
+    """One running model. Made by `start`; `on_death` hears once when it ends, however it ends."""
+
+    def __init__(self, settings: Settings, child: subprocess.Popen[bytes], link: socket.socket) -> None:
+        self.settings, self._child, self._link = settings, child, link
+        self.slots: list[tuple[Region, Region]] = []
+        self.free: list[int] = []
+        self.inputs: tuple[Port, ...] = ()
+        self.outputs: tuple[Port, ...] = ()
+        self.sha256 = ""
+        self.alive = False
+        self.on_death: Callable[[], None] = lambda: None
+        self._waiting: dict[int, Callable[[Answer], None]] = {}
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @classmethod
+    async def start(cls, settings: Settings) -> ModelProcess:
+        """The process once its model is loaded.
+
+        Raises ModelError with the reason when it cannot be, or takes longer than settings.load_s.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        slots = [(Region.create(1, "in"), Region.create(1, "out")) for _ in range(settings.n_slots)]
+        fds = [theirs.fileno(), *(r.fd for pair in slots for r in pair)]
+        command = [sys.executable, "-m", "jouleflow.runtime.worker", str(theirs.fileno())]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+        child = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
+        theirs.close()
+        self = cls(settings, child, ours)
+        self.slots = slots
+        loop = asyncio.get_running_loop()
+        setup = {
+            "path": str(settings.path), "threads": settings.threads, "memory_bytes": settings.memory_bytes,
+            "regions": [[a.fd, b.fd] for a, b in slots],
+        }  # fmt: skip
+        try:
+            await loop.sock_sendall(ours, json.dumps(setup).encode())
+            raw = await asyncio.wait_for(loop.sock_recv(ours, MAX_MESSAGE_BYTES), settings.load_s)
+            ready: dict[str, Any] = json.loads(raw) if raw else {"error": "its process died while it loaded"}
+        except TimeoutError:
+            ready = {"error": f"it did not load within {settings.load_s:g} s"}
+        except OSError as error:
+            ready = {"error": f"its process could not be reached ({error})"}
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+        if "error" in ready:
+            self.kill()
+            raise ModelError(f"{settings.path.name}: {ready['error']}")
+        self.inputs, self.outputs = _ports(ready["inputs"]), _ports(ready["outputs"])
+        self.sha256, self.free, self.alive = ready["sha256"], list(range(settings.n_slots)), True
+        loop.add_reader(ours, self._readable)
+        return self
+
+    def place(self, slot: int, size_bytes: int) -> memoryview:
+        """Memory for the inputs of a batch."""
+        region = self.slots[slot][0]
+        region.reserve(size_bytes)
+        return region.view(size_bytes)
+
+    def result(self, slot: int, size_bytes: int) -> memoryview:
+        """Memory with the outputs of a batch, until the slot is given back to `free`."""
+        return self.slots[slot][1].view(size_bytes)
+
+    def run(self, slot: int, inputs: Sequence[Piece], outputs: Sequence[str], done: Callable[[Answer], None]) -> None:
+        """Starts a batch whose inputs are in place; `done` hears once, also when the process dies."""
+        order = {
+            "slot": slot,
+            "inputs": [[p.name, p.datatype, p.shape, p.offset, p.size_bytes] for p in inputs],
+            "outputs": list(outputs),
+        }
+        self._waiting[slot] = done
+        try:
+            self._link.send(json.dumps(order).encode())
+        except OSError:
+            self._died()
+
+    def _readable(self) -> None:
+        while self.alive:
+            try:
+                raw = self._link.recv(MAX_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                raw = b""
+            if not raw:
+                self._died()
+                return
+            message: dict[str, Any] = json.loads(raw)
+            done = self._waiting.pop(message["slot"])
+            if "error" in message:
+                done(Answer(error=message["error"]))
+            else:
+                done(Answer(tuple(Piece(*p) for p in message["outputs"]), message["run_s"]))
+
+    def _died(self) -> None:
+        if not self.alive:
+            return
+        self.alive = False
+        self._close()
+        waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
+            done(Answer(error="the process of the model died"))
+        self.on_death()
+
+    def _close(self) -> None:
+        with contextlib.suppress(RuntimeError):  # no loop runs any more
+            asyncio.get_running_loop().remove_reader(self._link)
+        self._link.close()
+        for pair in self.slots:
+            for region in pair:
+                region.close()
+
+    def kill(self) -> None:
+        """Ends the process now; what it was running is answered with an error."""
+        self._child.kill()
+        if self.alive:
+            self._died()
+        elif self._link.fileno() >= 0:
+            self._close()
+        self._child.wait()
+
+    async def stop(self) -> None:
+        """Lets running batches end, then the process. Nothing is heard of it."""
+        self.on_death = lambda: None
+        while self.alive and self._waiting:
+            await asyncio.sleep(0.005)
+        self.kill()
+
+
+def _ports(given: list[dict[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(p["name"], p["datatype"], tuple(p["shape"])) for p in given)

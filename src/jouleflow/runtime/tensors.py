@@ -1,0 +1,102 @@
+"""What a tensor is between processes: a name, a type, a shape, and bytes at a place. Types by the Open Inference Protocol's words."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUMPY: dict[str, np.dtype[np.generic]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+ONNX = {
+    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64", "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64", "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in NUMPY.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a model. Sides of -1 may be anything."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A tensor inside a region."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+
+
+def encode_strings(values: NDArray[np.object_]) -> bytes:
+    """Strings as length (4 bytes, little-endian) and bytes, one after another."""
+    parts: list[bytes] = []
+    for value in values.ravel():
+        raw = value if isinstance(value, bytes) else str(value).encode()
+        parts += (struct.pack("<I", len(raw)), raw)
+    return b"".join(parts)
+
+
+def decode_strings(raw: bytes | memoryview, shape: Sequence[int]) -> NDArray[np.object_]:
+    """The strings of `encode_strings`.
+
+    Raises ValueError when the bytes are not as many strings as the shape says.
+    """
+    values = list(_strings(bytes(raw)))
+    if len(values) != prod(shape):
+        raise ValueError(f"{len(values)} strings, but shape {list(shape)} needs {prod(shape)}")
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array.reshape(tuple(shape))
+
+
+def _strings(raw: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise ValueError("a string's length is cut off")
+        size = struct.unpack_from("<I", raw, at)[0]
+        at += 4
+        if at + size > len(raw):
+            raise ValueError(f"a string of {size} bytes goes past the end")
+        yield raw[at : at + size]
+        at += size
+
+
+def array_of(piece: Piece, memory: memoryview) -> NDArray[np.generic]:
+    """The tensor as an array: a view, except of strings.
+
+    Raises ValueError when bytes and shape do not agree.
+    """
+    raw = memory[piece.offset : piece.offset + piece.size_bytes]
+    if piece.datatype == "BYTES":
+        return decode_strings(raw, piece.shape)
+    dtype = NUMPY[piece.datatype]
+    if len(raw) != prod(piece.shape) * dtype.itemsize:
+        raise ValueError(f"{piece.name}: {len(raw)} bytes for shape {list(piece.shape)} of {piece.datatype}")
+    return np.frombuffer(raw, dtype).reshape(piece.shape)

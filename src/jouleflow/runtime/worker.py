@@ -1,0 +1,135 @@
+"""The process that runs one model: `python -m jouleflow.runtime.worker`, started by `runtime.process`.
+
+It alone reads the model file, checks it, and gives the bytes to ONNX Runtime, so that a model that is hostile, crashes or
+takes too much memory ends this process and nothing else. Several batches run at once, each in a thread of its own on the
+one session. Orders and answers are small JSON messages over a socket; tensors lie in shared regions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from jouleflow.errors import InputError
+from jouleflow.graph.onnx_check import parse_onnx, with_own_data
+from jouleflow.runtime.region import Region
+from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings
+
+MAX_MESSAGE_BYTES = 1 << 20
+ALIGN = 64
+
+
+def _session(path: Path, threads: int) -> tuple[Any, bytes]:
+    data = path.read_bytes()
+    proto = parse_onnx(data, path.name)
+    if any(t.data_location for t in proto.graph.initializer):
+        with_own_data(proto, path.parent)
+        data = proto.SerializeToString()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes the core of another
+    options.log_severity_level = 4
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]), data
+
+
+def _ports(nodes: Any) -> list[dict[str, Any]]:
+    ports = []
+    for node in nodes:
+        if node.type not in ONNX:
+            raise InputError(f"{node.name[:80]!r} is {node.type[:40]}: only plain tensors can be served")
+        shape = [side if isinstance(side, int) and side >= 0 else -1 for side in node.shape]
+        ports.append({"name": node.name, "datatype": ONNX[node.type], "shape": shape})
+    return ports
+
+
+class Slot:
+    """Where one batch lies: its inputs, its outputs, and the thread that runs it."""
+
+    def __init__(self, inputs: Region, outputs: Region) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def run(self, session: Any, order: dict[str, Any]) -> dict[str, Any]:
+        """The answer to an order; an error is an answer too."""
+        try:
+            pieces = [Piece(*p) for p in order["inputs"]]
+            memory = self.inputs.view(max((p.offset + p.size_bytes for p in pieces), default=0))
+            feeds = {p.name: array_of(p, memory) for p in pieces}
+            start = time.perf_counter()
+            values = session.run(order["outputs"], feeds)
+            run_s = time.perf_counter() - start
+            return {"slot": order["slot"], "run_s": run_s, "outputs": self._write(order["outputs"], values)}
+        except Exception as error:  # the errors of ONNX Runtime have no base of their own
+            return {"slot": order["slot"], "error": f"{type(error).__name__}: {error}"[:500]}
+
+    def _write(self, names: list[str], values: list[Any]) -> list[tuple[Any, ...]]:
+        pieces, raws, at = [], [], 0
+        for name, value in zip(names, values, strict=True):
+            array = np.asarray(value)
+            if array.dtype == np.object_ or array.dtype.kind in "US":
+                datatype, raw = "BYTES", memoryview(encode_strings(array.astype(np.object_)))
+            elif array.dtype in NAMES:
+                datatype, raw = NAMES[array.dtype], np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            else:
+                raise ValueError(f"output {name!r} is of type {array.dtype}, which cannot be sent")
+            pieces.append((name, datatype, array.shape, at, len(raw)))
+            raws.append(raw)
+            at += -(-len(raw) // ALIGN) * ALIGN
+        self.outputs.reserve(at)
+        memory = self.outputs.view(at)
+        for piece, raw in zip(pieces, raws, strict=True):
+            memory[piece[3] : piece[3] + piece[4]] = raw
+        return pieces
+
+
+def _serve_slot(slot: Slot, session: Any, link: socket.socket, sending: threading.Lock) -> None:
+    while True:
+        answer = slot.run(session, slot.orders.get())
+        with sending:
+            link.send(json.dumps(answer).encode())
+
+
+def main() -> int:
+    """Reads its settings as the first message, answers with the model's ports or an error, then runs orders until the link
+    is closed."""
+    link = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
+    settings = json.loads(link.recv(MAX_MESSAGE_BYTES))
+    if settings["memory_bytes"]:
+        resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    slots = [Slot(Region(a), Region(b)) for a, b in settings["regions"]]
+    path = Path(settings["path"])
+    try:
+        session, data = _session(path, settings["threads"])
+        ports = {"inputs": _ports(session.get_inputs()), "outputs": _ports(session.get_outputs())}
+        ready = {**ports, "sha256": hashlib.sha256(data).hexdigest(), "pid": os.getpid()}
+    except Exception as error:  # as above
+        text = str(error).replace(str(path.parent) + "/", "")
+        link.send(json.dumps({"error": f"{text}"[:2000] or type(error).__name__}).encode())
+        return 1
+    link.send(json.dumps(ready).encode())
+    sending = threading.Lock()
+    for slot in slots:
+        threading.Thread(target=_serve_slot, args=(slot, session, link, sending), daemon=True).start()
+    while message := link.recv(MAX_MESSAGE_BYTES):
+        order = json.loads(message)
+        slots[order["slot"]].orders.put(order)
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main())

@@ -1,0 +1,47 @@
+"""Small float ONNX models made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save_model
+
+
+def save(path: Path, nodes: list, inputs: list, outputs: list, weights: dict[str, np.ndarray] | None = None) -> Path:
+    """Writes a model; inputs and outputs are (name, ONNX type, shape)."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(*i) for i in inputs],
+        [helper.make_tensor_value_info(*o) for o in outputs],
+        [numpy_helper.from_array(v, k) for k, v in (weights or {}).items()],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return path
+
+
+def affine(path: Path, batch: int | str = "n", factor: float = 2.0) -> Path:
+    """y = factor * x + 1 for rows of four."""
+    return save(
+        path,
+        [helper.make_node("Mul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["y"])],
+        [("x", TensorProto.FLOAT, [batch, 4])],
+        [("y", TensorProto.FLOAT, [batch, 4])],
+        {"w": np.array(factor, np.float32), "b": np.array(1.0, np.float32)},
+    )
+
+
+def memory_hog(path: Path) -> Path:
+    """Makes a tensor of n x n floats from an input n."""
+    return save(
+        path,
+        [
+            helper.make_node("Concat", ["n", "n"], ["shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+            helper.make_node("ReduceSum", ["big"], ["y"], keepdims=0),
+        ],
+        [("n", TensorProto.INT64, [1])],
+        [("y", TensorProto.FLOAT, [])],
+    )
