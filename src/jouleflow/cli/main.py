@@ -348,6 +348,29 @@ def explore(
 
 
 @app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
+    http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
+    policy: Annotated[str, typer.Option(help="Who decides on batches: delay, fixed, aimd, table.")] = "table",
+    cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
+    admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
+    allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
+    insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
+) -> None:
+    """Serve models over the Open Inference Protocol until told to stop."""
+    import os
+
+    from jouleflow.serve.app import AppSettings, run_server
+    from jouleflow.serve.server import ServerSettings
+
+    settings = AppSettings(
+        http, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
+        os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure,
+    )  # fmt: skip
+    run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `run` or `simulate` wrote.")],
     output: Annotated[

@@ -28,7 +28,8 @@ from jouleflow.trace.load import load_trace
 from jouleflow.trace.trace import Scenario, Trace
 
 CELLS_FILE = "cells.jsonl"
-# A world runs for at least so many charges, or a large store would answer from its first one alone.
+# A world runs through its trace once, and for at least so many charges: otherwise a large store would answer from its first
+# one alone, and a fast board would see the beginning of the trace only.
 LEAST_CHARGES = 15
 MOST_INFERENCES = 5000
 
@@ -187,7 +188,11 @@ def _run_cell(cell: Cell, sweep: Sweep, sketches: Sketches, harvest: Trace) -> C
     try:
         profile, plan = sketches.plan(scenario.harvest, cell.planner)
         enough = min(round(LEAST_CHARGES * device.store.usable_j / profile.energy_j), MOST_INFERENCES)
-        run = simulate(lowered, plan, profile, device, scenario, max(sweep.n_inferences, enough))
+        least = max(sweep.n_inferences, enough)
+        once = replace(scenario, duration_s=min(harvest.duration_s, sweep.duration_s))
+        run = simulate(lowered, plan, profile, device, once, MOST_INFERENCES)
+        if run.n_inferences < least:
+            run = simulate(lowered, plan, profile, device, scenario, least)
     except (Infeasible, InputError) as error:  # InputError: a budget beyond what this board has
         return replace(cell, why=str(error))
     if not run.latency_s:

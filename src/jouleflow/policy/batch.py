@@ -1,0 +1,162 @@
+"""When to start a batch and how large: the decision alone, shared by the server and its simulation.
+
+A policy sees one model's queue and what is known of its latencies; it says how many of the waiting rows to start now. Whether
+a core is free for it, and which model goes first, is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jouleflow.errors import InputError, near_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Seconds of a batch by its rows, alone on its core: at_rows (rising, from 1) and seconds, linear between and beyond."""
+
+    at_rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def of(self, n_rows: int) -> float:
+        """Of a batch of n_rows."""
+        at, s = self.at_rows, self.seconds
+        if n_rows <= at[0] or len(at) == 1:
+            return s[0] * max(n_rows / at[0], 1.0) if len(at) == 1 else s[0]
+        k = 1
+        while k < len(at) - 1 and at[k] < n_rows:
+            k += 1
+        slope = (s[k] - s[k - 1]) / (at[k] - at[k - 1])
+        return max(s[k - 1] + slope * (n_rows - at[k - 1]), s[0])
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a policy sees. Times in seconds on one clock. waiting rows are in the order in which they will go.
+
+    oldest_s: when the first of them arrived. deadline_s: the earliest deadline among them. n_running: batches of this model
+    that run now. latencies: None while nothing is known.
+    """
+
+    now_s: float
+    n_waiting: int
+    oldest_s: float
+    deadline_s: float
+    n_running: int
+    n_instances: int
+    max_batch: int
+    slo_s: float
+    latencies: Latencies | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Start so many rows now; 0 is to wait, at most until again_s. n_instances: batches that may run at once."""
+
+    n_rows: int
+    again_s: float
+    n_instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A batch that ended: its rows, how long it took, and how many of its requests were too late."""
+
+    n_rows: int
+    seconds: float
+    n_late: int
+
+
+class BatchPolicy(Protocol):
+    """One object a model: it may remember."""
+
+    def decide(self, view: View) -> Decision: ...
+
+    def finished(self, batch: Finished) -> None: ...
+
+
+@dataclass
+class Delay:
+    """Triton's way: start when a preferred size waits or the oldest has waited max_delay_s; a delay of 0 takes what is there."""
+
+    max_delay_s: float = 0.0
+    preferred: int = 0  # 0: the largest batch
+
+    def decide(self, view: View) -> Decision:
+        wanted = min(self.preferred or view.max_batch, view.max_batch)
+        due_s = view.oldest_s + self.max_delay_s
+        if view.n_waiting >= wanted or view.now_s >= due_s:
+            return Decision(min(view.n_waiting, wanted), view.now_s, view.n_instances)
+        return Decision(0, due_s, view.n_instances)
+
+    def finished(self, batch: Finished) -> None:
+        """Learns nothing."""
+
+
+@dataclass
+class Fixed:
+    """Batches of one size; what is left over goes when waiting longer would miss its deadline."""
+
+    n_rows: int = 8
+
+    def decide(self, view: View) -> Decision:
+        size = min(self.n_rows, view.max_batch)
+        if view.n_waiting >= size:
+            return Decision(size, view.now_s, view.n_instances)
+        takes_s = view.latencies.of(view.n_waiting) if view.latencies else view.slo_s / 2
+        due_s = view.deadline_s - takes_s
+        return Decision(0 if view.now_s < due_s else view.n_waiting, due_s, view.n_instances)
+
+    def finished(self, batch: Finished) -> None:
+        """Learns nothing."""
+
+
+@dataclass
+class Aimd:
+    """Clipper's way: the largest batch grows by one while batches are in time, and shrinks by a tenth when one is late."""
+
+    limit: float = field(default=1.0, init=False)
+
+    def decide(self, view: View) -> Decision:
+        n = min(view.n_waiting, int(self.limit), view.max_batch)
+        return Decision(max(n, 1), view.now_s, view.n_instances)
+
+    def finished(self, batch: Finished) -> None:
+        self.limit = (
+            max(self.limit * 0.9, 1.0) if batch.n_late else max(self.limit, min(self.limit + 1, batch.n_rows + 1))
+        )
+
+
+@dataclass
+class Table:
+    """Earliest deadline first with a look-up: the largest batch of those waiting that still ends before the earliest
+    deadline; it waits for more only while that costs nobody their deadline and rows really come."""
+
+    safety_frac: float = 0.1  # of the predicted latency
+
+    def decide(self, view: View) -> Decision:
+        n = min(view.n_waiting, view.max_batch)
+        if view.latencies is None:
+            return Decision(n, view.now_s, view.n_instances)
+        left_s = (view.deadline_s - view.now_s) / (1 + self.safety_frac)
+        while n > 1 and view.latencies.of(n) > left_s:
+            n -= 1
+        return Decision(n, view.now_s, view.n_instances)
+
+    def finished(self, batch: Finished) -> None:
+        """Learns nothing: the server keeps the latencies."""
+
+
+POLICIES: dict[str, Callable[[], BatchPolicy]] = {"delay": Delay, "fixed": Fixed, "aimd": Aimd, "table": Table}
+
+
+def make_policy(name: str) -> BatchPolicy:
+    """A fresh policy for one model.
+
+    Raises InputError listing the policies for an unknown name.
+    """
+    if name not in POLICIES:
+        raise InputError(f"unknown policy {name!r}: {near_matches(name, POLICIES)}")
+    return POLICIES[name]()

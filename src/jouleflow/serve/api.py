@@ -1,0 +1,156 @@
+"""The protocol's addresses over HTTP, and what each does. Model control is on its own listener."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from jouleflow.errors import InputError
+from jouleflow.serve import describe
+from jouleflow.serve.access import Access
+from jouleflow.serve.http import JSON_HEADERS, Headers, Request
+from jouleflow.serve.job import End, Result
+from jouleflow.serve.metrics import CONTENT_TYPE, exposition
+from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.server import Server
+
+MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")
+CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
+LENGTH = b"inference-header-content-length"
+
+
+class Api:
+    """Answers requests. admin: whether this listener may load and unload models."""
+
+    def __init__(self, server: Server, access: Access, admin: bool = False) -> None:
+        self.server, self.access, self.admin = server, access, admin
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, request: Request) -> None:
+        get = request.headers.get
+        host, origin, token = (get(k, b"").decode("latin-1") for k in (b"host", b"origin", b"authorization"))
+        refused = self.access.refusal(host, origin, token)
+        if refused is not None:
+            _error(request, *refused)
+            return
+        try:
+            self._route(request)
+        except RequestError as error:
+            _error(request, error.status, str(error))
+        except InputError as error:
+            _error(request, 400, str(error))
+        except KeyError as error:
+            _error(request, 404, str(error.args[0]))
+
+    def _route(self, request: Request) -> None:
+        path, post = request.path, request.method == b"POST"
+        found = MODEL.fullmatch(path)
+        if found and found[3] == "infer":
+            _require(post, request, "POST")
+            self._infer(request, found[1], found[2])
+        elif path == "/v2/repository/index":
+            _require(post, request, "POST")
+            self._only_admin()
+            _json(request, describe.index(self.server))
+        elif control := CONTROL.fullmatch(path):
+            _require(post, request, "POST")
+            self._only_admin()
+            self._control(request, control[1], control[2])
+        else:
+            self._read(request, path, found)
+
+    def _read(self, request: Request, path: str, found: re.Match[str] | None) -> None:
+        server = self.server
+        plain: dict[str, Callable[[], Any]] = {
+            "/v2": lambda: describe.server_metadata(self.admin),
+            "/v2/": lambda: describe.server_metadata(self.admin),
+            "/v2/models/stats": lambda: {"model_stats": [describe.statistics(m) for m in server.models.values()]},
+        }
+        if path not in plain and path not in ("/v2/health/live", "/v2/health/ready", "/metrics") and not found:
+            raise RequestError(404, "there is nothing at this address")
+        _require(request.method in (b"GET", b"HEAD"), request, "GET")
+        if path in plain:
+            _json(request, plain[path]())
+        elif path == "/v2/health/live":
+            request.respond(200, ())
+        elif path == "/v2/health/ready":
+            request.respond(200 if server.ready else 503, ())
+        elif path == "/metrics":
+            request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(server))
+        else:
+            assert found is not None
+            served = server.find(found[1], found[2])
+            if found[3] == "ready":
+                request.respond(200 if served.ready else 503, ())
+            elif found[3] == "stats":
+                _json(request, {"model_stats": [describe.statistics(served)]})
+            elif found[3] == "config":
+                _json(request, describe.model_config(served))
+            else:
+                _json(request, describe.model_metadata(served))
+
+    def _infer(self, request: Request, name: str, version: str | None) -> None:
+        served = self.server.find(name, version)
+        given = request.headers.get(LENGTH)
+        if given is not None and not given.isdigit():
+            raise RequestError(400, "Inference-Header-Content-Length must be a number")
+        ask = served.decoder.ask(request.body, None if given is None else int(given))
+
+        def done(result: Result) -> None:
+            if result.end is not End.COMPLETED:
+                _refused(request, result)
+                return
+            spec = served.spec
+            text, binary = encode_answer(spec.name, spec.version, ask.id, ask.outputs, result.values)
+            headers: Headers = JSON_HEADERS
+            if binary:
+                headers = ((b"content-type", b"application/octet-stream"), (LENGTH, b"%d" % len(text)))
+            request.respond(200, headers, text, *binary)
+
+        job = served.job(ask, asyncio.get_running_loop().time(), done)
+
+        def gone() -> None:
+            job.cancelled = True
+
+        request.on_gone = gone
+        self.server.offer(served, job)
+
+    def _only_admin(self) -> None:
+        if not self.admin:
+            raise RequestError(403, "model control is on the admin listener only; see --admin")
+
+    def _control(self, request: Request, name: str, what: str) -> None:
+        async def work() -> None:
+            try:
+                await (self.server.load(name) if what == "load" else self.server.unload(name))
+                request.respond(200, ())
+            except InputError as error:
+                _error(request, 400, str(error))
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _require(holds: bool, request: Request, method: str) -> None:
+    if not holds:
+        raise RequestError(405, f"{request.method.decode('latin-1')[:20]} is not answered here: use {method}")
+
+
+def _json(request: Request, value: Any) -> None:
+    request.respond(200, JSON_HEADERS, orjson.dumps(value))
+
+
+def _error(request: Request, status: int, message: str, more: Headers = ()) -> None:
+    request.respond(status, (*JSON_HEADERS, *more), orjson.dumps({"error": message}))
+
+
+def _refused(request: Request, result: Result) -> None:
+    more: Headers = ()
+    if result.status in (429, 503):
+        more = ((b"retry-after", b"%d" % max(1, round(result.retry_s + 0.5))),)
+    _error(request, result.status, result.message, more)

@@ -1,0 +1,107 @@
+"""The server as a program: listeners, signals, and a drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jouleflow.errors import InputError
+from jouleflow.serve.access import make_access, parse_address
+from jouleflow.serve.api import Api
+from jouleflow.serve.http import Connections
+from jouleflow.serve.server import Server, ServerSettings, open_server
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """Where to listen. admin: a listener that may load and unload models; empty: there is none. tokens: from the
+    environment, never from the command line."""
+
+    http: str = "127.0.0.1:8000"
+    admin: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    token: str = ""
+    admin_token: str = ""
+    insecure: bool = False
+
+
+class App:
+    """A running server and its listeners."""
+
+    def __init__(self, server: Server, settings: AppSettings) -> None:
+        self.server, self.settings = server, settings
+        self.ports: dict[str, int] = {}
+        self._listeners: list[tuple[asyncio.Server, Connections]] = []
+        self._sweeps: list[asyncio.Task[None]] = []
+
+    async def start(self, note: Callable[[str], None] = lambda _: None) -> None:
+        """Loads the models, then listens.
+
+        Raises InputError for an address that cannot be used, or an admin listener without a token.
+        """
+        s = self.settings
+        if s.admin and not s.admin_token:
+            raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
+        await self.server.load_all(note)
+        await self._listen("http", s.http, s.token, admin=False)
+        if s.admin:
+            await self._listen("admin", s.admin, s.admin_token, admin=True)
+
+    async def _listen(self, name: str, address: str, token: str, admin: bool) -> None:
+        host, port = parse_address(address)
+        access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
+        connections = Connections(Api(self.server, access, admin), self.server.settings.limits)
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(connections.protocol, host, port, backlog=1024)
+        except OSError as error:
+            raise InputError(f"cannot listen at {address}: {error.strerror or error}") from error
+        self.ports[name] = listener.sockets[0].getsockname()[1]
+        self._listeners.append((listener, connections))
+        self._sweeps.append(loop.create_task(connections.sweep()))
+
+    async def stop(self) -> None:
+        """Closes the listeners, answers what was accepted, ends the models."""
+        for listener, connections in self._listeners:
+            listener.close()
+            connections.drain()
+        await self.server.stop()
+        for _, connections in self._listeners:
+            for connection in list(connections.open):
+                connection.drain()
+        for sweep in self._sweeps:
+            sweep.cancel()
+
+
+async def serve_until_told(
+    folder: Path, server: ServerSettings, settings: AppSettings, note: Callable[[str], None]
+) -> None:
+    """Serves a folder of models until SIGTERM or SIGINT.
+
+    Raises InputError.
+    """
+    app = App(open_server(folder, server), settings)
+    await app.start(note)
+    for name, reason in app.server.problems.items():
+        note(f"not served: {name}: {reason}")
+    for name in app.server.models:
+        note(f"serving {name}")
+    note(f"listening: {', '.join(f'{k} on port {p}' for k, p in app.ports.items())}")
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, told.set)
+    await told.wait()
+    note("stopping: answering what was accepted")
+    await app.stop()
+
+
+def run_server(folder: Path, server: ServerSettings, settings: AppSettings, note: Callable[[str], None]) -> None:
+    """`serve_until_told` on the fastest event loop there is."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_until_told(folder, server, settings, note))

@@ -1,0 +1,99 @@
+"""What the server says about itself and its models, in the protocol's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jouleflow import __version__
+from jouleflow.errors import InputError
+from jouleflow.serve.served import ServedModel
+from jouleflow.serve.server import Server
+
+EXTENSIONS = ["binary_tensor_data", "statistics"]
+ADMIN_EXTENSIONS = ["model_repository"]
+PLATFORM = "onnxruntime_onnx"
+
+
+def server_metadata(admin: bool) -> dict[str, Any]:
+    """Name, version and extensions."""
+    return {"name": "jouleflow", "version": __version__, "extensions": EXTENSIONS + (ADMIN_EXTENSIONS if admin else [])}
+
+
+def model_metadata(served: ServedModel) -> dict[str, Any]:
+    """Inputs and outputs of a model."""
+    ports = {
+        key: [{"name": p.name, "datatype": p.datatype, "shape": list(p.shape)} for p in each]
+        for key, each in (("inputs", served.process.inputs), ("outputs", served.process.outputs))
+    }
+    return {"name": served.spec.name, "versions": [served.spec.version], "platform": PLATFORM, **ports}
+
+
+def model_config(served: ServedModel) -> dict[str, Any]:
+    """The part of Triton's configuration that has a meaning here. max_batch_size 0: requests are not put together."""
+    return {
+        "name": served.spec.name,
+        "platform": PLATFORM,
+        "max_batch_size": served.queue.max_batch if served.batchable else 0,
+        "instance_group": [{"kind": "KIND_CPU", "count": served.queue.n_instances}],
+        "parameters": {
+            "slo_ms": {"string_value": f"{served.spec.settings.slo_ms:g}"},
+            "fixed_batch": {"string_value": str(served.fixed_rows)},
+        },
+    }
+
+
+def statistics(served: ServedModel) -> dict[str, Any]:
+    """Triton's statistics of a model."""
+    counts, queue = served.queue.counts, served.queue
+    done = counts["completed"]
+    failed = sum(counts[k] for k in ("rejected", "expired", "cancelled", "failed"))
+    nothing = {"count": 0, "ns": 0}
+
+    def spent(count: int, seconds: float) -> dict[str, int]:
+        return {"count": int(count), "ns": int(seconds * 1e9)}
+
+    return {
+        "name": served.spec.name,
+        "version": served.spec.version,
+        "last_inference": 0,
+        "inference_count": int(sum(rows * n for rows, (n, _) in served.batch_sizes.items())),
+        "execution_count": int(sum(n for n, _ in served.batch_sizes.values())),
+        "inference_stats": {
+            "success": spent(done, served.queue_s + served.compute_s),
+            "fail": spent(failed, 0.0),
+            "queue": spent(done, served.queue_s),
+            "compute_input": nothing,
+            "compute_infer": spent(done, served.compute_s),
+            "compute_output": nothing,
+        },
+        "batch_stats": [
+            {"batch_size": rows, "compute_input": nothing, "compute_infer": spent(int(n), s), "compute_output": nothing}
+            for rows, (n, s) in sorted(served.batch_sizes.items())
+        ],
+        "jouleflow": {
+            **{k: int(counts[k]) for k in ("accepted", "completed", "rejected", "expired", "cancelled", "failed")},
+            "waiting": queue.n_jobs,
+            "running_batches": queue.n_running,
+        },
+    }
+
+
+def index(server: Server) -> list[dict[str, str]]:
+    """Every model of the repository and its state."""
+    rows = []
+    for name in sorted({*server.repository.names(), *server.models}):
+        served = server.models.get(name)
+        if served is not None:
+            state = "READY" if served.ready else "UNAVAILABLE"
+            rows.append(
+                {"name": name, "version": served.spec.version, "state": state, "reason": server.problems.get(name, "")}
+            )
+            continue
+        try:
+            version = server.repository.find(name).version
+        except InputError as error:
+            version, server.problems[name] = "", str(error)
+        rows.append(
+            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": server.problems.get(name, "unloaded")}
+        )
+    return rows

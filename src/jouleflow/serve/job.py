@@ -1,0 +1,56 @@
+"""One request on its way through the server, and what becomes of it. Every accepted job ends exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from jouleflow.serve.oip import Ask
+
+Values = list[tuple[str, tuple[int, ...], bytes]]  # (type, shape, bytes) of each wanted output
+
+
+class End(Enum):
+    """How a job ended."""
+
+    COMPLETED = "completed"
+    REJECTED = "rejected"  # not taken in: the queue is full, or it could not be in time
+    EXPIRED = "expired"  # its deadline passed while it waited
+    CANCELLED = "cancelled"  # its sender went away while it waited
+    FAILED = "failed"  # the model could not run it
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """values are there when it completed; message says why not. retry_s: when to ask again."""
+
+    end: End
+    values: Values = field(default_factory=list)
+    message: str = ""
+    status: int = 200  # of HTTP
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    retry_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Job:
+    """A request in a queue. Times on the event loop's clock. deadline_s: infinite when it has none.
+
+    kind: the shapes of its inputs without rows; only jobs of one kind share a batch.
+    """
+
+    ask: Ask
+    n_rows: int
+    kind: tuple[tuple[int, ...], ...]
+    arrived_s: float
+    deadline_s: float
+    priority: int
+    done: Callable[[Result], None]
+    cancelled: bool = False
+    order: int = 0
+
+    def __lt__(self, other: Job) -> bool:
+        """What goes first: higher priority (a smaller number), then the earlier deadline, then who came first."""
+        return (self.priority, self.deadline_s, self.order) < (other.priority, other.deadline_s, other.order)

@@ -1,0 +1,58 @@
+"""OpenMetrics: counters that add up, and gauges of now. accepted = completed + rejected + expired + cancelled + failed + waiting or
+running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from jouleflow.serve.server import Server
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
+
+
+class _Collector:
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model", "version"]
+        accepted = CounterMetricFamily("jouleflow_requests_accepted", "Requests that named this model.", labels=labels)
+        ended = CounterMetricFamily("jouleflow_requests", "Requests by how they ended.", labels=[*labels, "end"])
+        rows = CounterMetricFamily("jouleflow_rows", "Rows that were run.", labels=labels)
+        batches = CounterMetricFamily("jouleflow_batches", "Batches that were run.", labels=labels)
+        queued = CounterMetricFamily("jouleflow_queue_seconds", "Time that completed requests waited.", labels=labels)
+        computed = CounterMetricFamily("jouleflow_compute_seconds", "Time that batches ran.", labels=labels)
+        deaths = CounterMetricFamily(
+            "jouleflow_model_deaths", "Times that the process of a model died.", labels=["model"]
+        )
+        waiting = GaugeMetricFamily("jouleflow_waiting_requests", "Requests in the queue.", labels=labels)
+        running = GaugeMetricFamily("jouleflow_running_batches", "Batches that run now.", labels=labels)
+        ready = GaugeMetricFamily("jouleflow_model_ready", "1 when the model answers.", labels=labels)
+        for served in self.server.models.values():
+            at = [served.spec.name, served.spec.version]
+            counts, sizes = served.queue.counts, served.batch_sizes
+            accepted.add_metric(at, counts["accepted"])
+            for end in ENDS:
+                ended.add_metric([*at, end], counts[end])
+            rows.add_metric(at, sum(n * b for n, (b, _) in sizes.items()))
+            batches.add_metric(at, sum(b for b, _ in sizes.values()))
+            queued.add_metric(at, served.queue_s)
+            computed.add_metric(at, sum(s for _, s in sizes.values()))
+            waiting.add_metric(at, served.queue.n_jobs)
+            running.add_metric(at, served.queue.n_running)
+            ready.add_metric(at, float(served.ready))
+        for name, n in self.server.n_deaths.items():
+            deaths.add_metric([name], n)
+        yield from (accepted, ended, rows, batches, queued, computed, deaths, waiting, running, ready)
+
+
+def exposition(server: Server) -> bytes:
+    """The text that a Prometheus server scrapes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(server))  # type: ignore[arg-type]
+    return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]

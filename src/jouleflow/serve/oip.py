@@ -1,0 +1,314 @@
+"""The Open Inference Protocol's messages, JSON with optional binary tensors: from a body to tensors, and back.
+
+Bodies are untrusted: every field is checked against the model before a byte is copied, and what is wrong is named. The binary
+tensors of a request are views into its body.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
+
+MAX_TENSORS = 64
+MAX_RANK = 8
+MAX_ELEMENTS = 1 << 28
+MAX_HEADER_BYTES = 1 << 20  # of the JSON before binary tensors
+MAX_NAME = 256
+CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
+
+
+class RequestError(Exception):
+    """What is wrong with a request, for its sender. status: of HTTP."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An input as sent: its bytes lie in the message or were in the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: memoryview | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that is asked for, and whether as binary."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to infer. timeout_s: how long its sender will wait; 0 when it did not say."""
+
+    id: str
+    inputs: tuple[Given, ...]
+    outputs: tuple[Wanted, ...]
+    timeout_s: float
+    priority: int
+
+
+@dataclass(slots=True)
+class _Header:
+    """The JSON part, checked but for the bytes: it may be used again for other bodies."""
+
+    id: str
+    inputs: list[tuple[str, str, tuple[int, ...], int | bytes]]  # a size in the binary part, or the bytes themselves
+    outputs: tuple[Wanted, ...]
+    timeout_s: float
+    priority: int
+    n_binary: int = field(default=0)
+
+
+class Decoder:
+    """Decodes the requests for one model; remembers headers, as clients send the same ones again and again."""
+
+    def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        self.inputs = {p.name: p for p in inputs}
+        self.outputs = [p.name for p in outputs]
+        self._headers: OrderedDict[bytes, _Header] = OrderedDict()
+
+    def ask(self, body: memoryview, header_bytes: int | None) -> Ask:
+        """The request in a body. header_bytes: of the JSON when binary tensors follow it, None when all is JSON.
+
+        Raises RequestError naming the field and what was expected.
+        """
+        if header_bytes is None:
+            header_bytes = len(body)
+        elif header_bytes > min(len(body), MAX_HEADER_BYTES):
+            raise RequestError(
+                400, f"Inference-Header-Content-Length {header_bytes} exceeds the body or {MAX_HEADER_BYTES}"
+            )
+        raw = bytes(body[:header_bytes])
+        header = self._headers.get(raw)
+        if header is None:
+            header = self._header(raw)
+            if len(raw) <= CACHED_HEADER_BYTES and all(isinstance(i[3], int) for i in header.inputs):
+                self._headers[raw] = header
+                if len(self._headers) > CACHED_HEADERS:
+                    self._headers.popitem(last=False)
+        if header_bytes + header.n_binary != len(body):
+            raise RequestError(
+                400,
+                f"the body has {len(body) - header_bytes} bytes of binary tensors, their binary_data_size say {header.n_binary}",
+            )
+        at, inputs = header_bytes, []
+        for name, datatype, shape, data in header.inputs:
+            if isinstance(data, int):
+                piece: memoryview | bytes = body[at : at + data]
+                at += data
+                if datatype == "BYTES":
+                    _strings(piece, shape, name)
+            else:
+                piece = data
+            inputs.append(Given(name, datatype, shape, piece))
+        return Ask(header.id, tuple(inputs), header.outputs, header.timeout_s, header.priority)
+
+    def _header(self, raw: bytes) -> _Header:
+        try:
+            asked = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(400, f"the request is not JSON: {str(error)[:120]}") from error
+        if not isinstance(asked, dict):
+            raise RequestError(400, "the request must be a JSON object")
+        parameters = _object(asked.get("parameters", {}), "parameters")
+        given = _list(asked.get("inputs"), "inputs")
+        header = _Header(
+            _text(asked.get("id", ""), "id"),
+            [],
+            self._wanted(asked, parameters),
+            _timeout_s(parameters),
+            _priority(parameters),
+        )
+        for k, each in enumerate(given):
+            spec = self._input(_object(each, f"inputs[{k}]"), f"inputs[{k}]")
+            header.inputs.append(spec)
+            header.n_binary += spec[3] if isinstance(spec[3], int) else 0
+        names = [i[0] for i in header.inputs]
+        if sorted(names) != sorted(self.inputs):
+            raise RequestError(400, f"inputs {sorted(names)} given, the model has {sorted(self.inputs)}")
+        return header
+
+    def _wanted(self, asked: dict[str, Any], parameters: dict[str, Any]) -> tuple[Wanted, ...]:
+        binary = _flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
+        if not asked.get("outputs"):
+            return tuple(Wanted(name, binary) for name in self.outputs)
+        wanted = []
+        for k, each in enumerate(_list(asked["outputs"], "outputs")):
+            where = f"outputs[{k}]"
+            spec = _object(each, where)
+            name = _text(spec.get("name"), f"{where}.name")
+            if name not in self.outputs:
+                raise RequestError(400, f"{where}.name {name!r} is not an output of the model: {self.outputs}")
+            own = _object(spec.get("parameters", {}), f"{where}.parameters")
+            if "classification" in own:
+                raise RequestError(400, f"{where}.parameters.classification is not supported: ask for the scores")
+            wanted.append(Wanted(name, _flag(own.get("binary_data", binary), f"{where}.parameters.binary_data")))
+        if len({w.name for w in wanted}) != len(wanted):
+            raise RequestError(400, f"outputs name one twice: {[w.name for w in wanted]}")
+        return tuple(wanted)
+
+    def _input(self, spec: dict[str, Any], where: str) -> tuple[str, str, tuple[int, ...], int | bytes]:
+        name = _text(spec.get("name"), f"{where}.name")
+        port = self.inputs.get(name)
+        if port is None:
+            raise RequestError(400, f"{where}.name {name!r} is not an input of the model: {sorted(self.inputs)}")
+        datatype = _text(spec.get("datatype"), f"{where}.datatype")
+        if datatype != port.datatype:
+            raise RequestError(400, f"{where}.datatype {datatype!r}: input {name!r} is {port.datatype}")
+        shape = _shape(spec.get("shape"), f"{where}.shape")
+        check_shape(port, shape, where)
+        own = _object(spec.get("parameters", {}), f"{where}.parameters")
+        if "shared_memory_region" in own:
+            raise RequestError(400, f"{where}: shared memory is not offered; send the bytes")
+        size = own.get("binary_data_size")
+        if size is None:
+            return name, datatype, shape, _json_data(spec.get("data"), datatype, shape, f"{where}.data")
+        if "data" in spec:
+            raise RequestError(400, f"{where} has data and binary_data_size: give one of them")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise RequestError(400, f"{where}.parameters.binary_data_size {size!r} must be an integer >= 0")
+        check_size(datatype, shape, size, where)
+        return name, datatype, shape, size
+
+
+def check_shape(port: Port, shape: tuple[int, ...], where: str) -> None:
+    """Raises RequestError when a shape is not one that the input takes."""
+    fits = len(shape) == len(port.shape) and all(s in (-1, side) for s, side in zip(port.shape, shape, strict=True))
+    if not fits or (shape and shape[0] == 0):
+        raise RequestError(400, f"{where}.shape {list(shape)}: input {port.name!r} takes {list(port.shape)}")
+
+
+def check_size(datatype: str, shape: tuple[int, ...], size: int, where: str) -> None:
+    """Raises RequestError when so many bytes are not the shape's."""
+    if datatype != "BYTES" and size != prod(shape) * NUMPY[datatype].itemsize:
+        expected = prod(shape) * NUMPY[datatype].itemsize
+        raise RequestError(400, f"{where}: {size} bytes, but {list(shape)} of {datatype} is {expected}")
+
+
+def _json_data(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> bytes:
+    if data is None:
+        raise RequestError(400, f"{where} is missing")
+    try:
+        if datatype == "BYTES":
+            array = np.asarray(data, np.object_)
+            if not all(isinstance(v, str) for v in array.ravel()):
+                raise RequestError(400, f"{where} must hold strings")
+        else:
+            array = np.asarray(data)
+            _check_kind(array, datatype, where)
+            array = array.astype(NUMPY[datatype])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RequestError(400, f"{where} is not a list of {datatype}: {str(error)[:80]}") from error
+    if array.size != prod(shape) or array.shape not in (shape, (array.size,)):
+        raise RequestError(400, f"{where} has shape {list(array.shape)}, but shape says {list(shape)}")
+    return encode_strings(array) if datatype == "BYTES" else array.tobytes()
+
+
+def _check_kind(array: NDArray[Any], datatype: str, where: str) -> None:
+    dtype = NUMPY[datatype]
+    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
+    if array.size and array.dtype.kind not in allowed:
+        raise RequestError(400, f"{where} must hold {datatype} values only")
+    if array.size and dtype.kind in "iu":
+        info = np.iinfo(dtype.str)
+        low, high = int(array.min()), int(array.max())
+        if low < info.min or high > info.max:
+            raise RequestError(400, f"{where} has values from {low} to {high}, outside {datatype}")
+
+
+def _strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
+    try:
+        decode_strings(raw, shape)
+    except ValueError as error:
+        raise RequestError(400, f"input {name!r}: {error}") from error
+
+
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MAX_RANK:
+        raise RequestError(400, f"{where} must be a list of at most {MAX_RANK} sides")
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value):
+        raise RequestError(400, f"{where} {str(value)[:80]} must hold integers >= 0")
+    if prod(value) > MAX_ELEMENTS:
+        raise RequestError(400, f"{where} {value} has more than {MAX_ELEMENTS} elements")
+    return tuple(value)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RequestError(400, f"{where} must be a JSON object")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value or len(value) > MAX_TENSORS:
+        raise RequestError(400, f"{where} must be a list of 1 to {MAX_TENSORS} tensors")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise RequestError(400, f"{where} must be a string of at most {MAX_NAME} characters")
+    return value
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(400, f"{where} must be true or false")
+    return value
+
+
+def _timeout_s(parameters: dict[str, Any]) -> float:
+    value = parameters.get("timeout", 0)  # in microseconds, as Triton has it
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3_600_000_000:
+        raise RequestError(400, f"parameters.timeout {value!r} must be microseconds, 0 to an hour")
+    return value * 1e-6
+
+
+def _priority(parameters: dict[str, Any]) -> int:
+    value = parameters.get("priority", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 255:
+        raise RequestError(400, f"parameters.priority {value!r} must be 0 to 255")
+    return value
+
+
+def encode_answer(
+    model: str,
+    version: str,
+    request_id: str,
+    wanted: Sequence[Wanted],
+    values: Sequence[tuple[str, tuple[int, ...], bytes]],
+) -> tuple[bytes, list[bytes]]:
+    """The JSON and the binary tensors after it. values: (type, shape, bytes) of each wanted output."""
+    outputs, binary = [], []
+    for want, (datatype, shape, raw) in zip(wanted, values, strict=True):
+        spec: dict[str, Any] = {"name": want.name, "datatype": datatype, "shape": shape}
+        if want.binary:
+            spec["parameters"] = {"binary_data_size": len(raw)}
+            binary.append(raw)
+        elif datatype == "BYTES":
+            spec["data"] = [v.decode(errors="replace") for v in decode_strings(raw, shape).ravel()]
+        elif datatype == "FP16":
+            spec["data"] = np.frombuffer(raw, np.float16).astype(np.float32)
+        else:
+            spec["data"] = np.frombuffer(raw, NUMPY[datatype])
+        outputs.append(spec)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
+    if request_id:
+        answer["id"] = request_id
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), binary

@@ -1,0 +1,129 @@
+"""A model that is served: its process, its queue, and batches between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf, prod
+
+from jouleflow.policy.batch import Finished
+from jouleflow.runtime.process import Answer, ModelProcess
+from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings
+from jouleflow.serve.job import End, Job, Result
+from jouleflow.serve.oip import Ask, Decoder, RequestError
+from jouleflow.serve.queue import ModelQueue
+from jouleflow.serve.repository import ModelSpec
+
+ALIGN = 64
+
+
+class ServedModel:
+    """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
+
+    def __init__(self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[], None]) -> None:
+        self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
+        self.decoder = Decoder(process.inputs, process.outputs)
+        ports = (*process.inputs, *process.outputs)
+        self.batchable = bool(process.inputs) and all(p.shape and p.shape[0] == -1 for p in ports)
+        self.fixed_rows = (
+            0 if self.batchable else (process.inputs[0].shape[0] if process.inputs and process.inputs[0].shape else 1)
+        )
+        self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
+        self.queue_s = self.compute_s = 0.0
+        self._last_end_s = 0.0
+
+    @property
+    def ready(self) -> bool:
+        return self.process.alive
+
+    def job(self, ask: Ask, now_s: float, done: Callable[[Result], None]) -> Job:
+        """The job of a checked request.
+
+        Raises RequestError when it has more rows than a batch, or its inputs disagree on them.
+        """
+        rows = {i.shape[0] for i in ask.inputs} if self.batchable else {1}
+        if len(rows) != 1:
+            raise RequestError(400, f"inputs disagree on the batch size: {sorted(rows)}")
+        n_rows = rows.pop()
+        if n_rows > self.queue.max_batch:
+            raise RequestError(400, f"a batch of {n_rows} rows: at most {self.queue.max_batch} are served, split it")
+        kind = tuple(i.shape[1:] if self.batchable else i.shape for i in sorted(ask.inputs, key=lambda i: i.name))
+        limits = [s for s in (ask.timeout_s, self.spec.slo_s) if s > 0]
+        deadline_s = now_s + min(limits) if limits else inf
+        priority = ask.priority or self.spec.priority
+        return Job(ask, n_rows, kind, now_s, deadline_s, priority, done)
+
+    def start(self, batch: list[Job], now_s: float) -> None:
+        """Runs a batch on a free slot."""
+        slot = self.process.free.pop()
+        n_rows = sum(j.n_rows for j in batch)
+        pieces, at = [], 0
+        for k, first in enumerate(batch[0].ask.inputs):
+            shape = (n_rows, *first.shape[1:]) if self.batchable else first.shape
+            size = sum(len(j.ask.inputs[k].data) for j in batch) if len(batch) > 1 else len(first.data)
+            pieces.append(Piece(first.name, first.datatype, shape, at, size))
+            at += -(-size // ALIGN) * ALIGN
+        memory = self.process.place(slot, at)
+        for piece in pieces:
+            to = piece.offset
+            for job in batch:
+                data = next(i.data for i in job.ask.inputs if i.name == piece.name)
+                memory[to : to + len(data)] = data
+                to += len(data)
+        names = list(dict.fromkeys(w.name for j in batch for w in j.ask.outputs))
+        self.queue.n_running += 1
+        self.process.run(slot, pieces, names, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
+
+    def _ended(self, slot: int, batch: list[Job], n_rows: int, started_s: float, answer: Answer) -> None:
+        queue, now_s = self.queue, asyncio.get_running_loop().time()
+        seconds = now_s - started_s
+        queue.n_running -= 1
+        if answer.error:
+            status = 500 if self.process.alive else 503
+            for job in batch:
+                queue.end(
+                    job, Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
+                )
+        else:
+            outputs = {p.name: p for p in answer.outputs}
+            whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
+            row = 0
+            for job in batch:
+                waited = started_s - job.arrived_s
+                try:
+                    values = [self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.ask.outputs]
+                    result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
+                except ValueError as error:
+                    result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
+                row += job.n_rows
+                queue.end(job, result)
+                self.queue_s += waited
+                self.compute_s += seconds / len(batch)
+            entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
+            entry[0] += 1
+            entry[1] += seconds
+            queue.latencies.saw(n_rows, seconds)
+            if queue.n_jobs:
+                queue.drained(n_rows, now_s - max(self._last_end_s, started_s))
+            self._last_end_s = now_s
+            queue.policy.finished(Finished(n_rows, seconds, sum(j.deadline_s < now_s for j in batch)))
+        if self.process.alive:
+            self.process.free.append(slot)
+        self.freed()
+
+    def _rows(
+        self, memory: memoryview, piece: Piece, first: int, n: int, of: int
+    ) -> tuple[str, tuple[int, ...], bytes]:
+        """The rows of one job in an output of the batch."""
+        raw = memory[piece.offset : piece.offset + piece.size_bytes]
+        if not self.batchable or n == of:
+            return piece.datatype, piece.shape, bytes(raw)
+        if not piece.shape or piece.shape[0] != of:
+            raise ValueError(
+                f"output {piece.name!r} has shape {list(piece.shape)} for a batch of {of}: set max_batch = 1"
+            )
+        shape = (n, *piece.shape[1:])
+        if piece.datatype == "BYTES":
+            return "BYTES", shape, encode_strings(decode_strings(raw, piece.shape)[first : first + n])
+        size = prod(piece.shape[1:]) * NUMPY[piece.datatype].itemsize
+        return piece.datatype, shape, bytes(raw[first * size : (first + n) * size])

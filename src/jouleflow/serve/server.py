@@ -1,0 +1,234 @@
+"""The models in service and the order in which their batches get the cores. No network in here: HTTP and gRPC stand on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jouleflow.errors import InputError, ModelError
+from jouleflow.policy.batch import make_policy
+from jouleflow.runtime.process import ModelProcess, Settings
+from jouleflow.serve.job import End, Job, Result
+from jouleflow.serve.limits import Limits
+from jouleflow.serve.queue import ModelQueue
+from jouleflow.serve.repository import ModelSpec, Repository
+from jouleflow.serve.served import ServedModel
+
+RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """policy: of every model. n_cores: batches that run at once, over all models; 0 is one a CPU."""
+
+    policy: str = "delay"
+    n_cores: int = 0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Server:
+    """Loads models, takes jobs, and starts batches: of all that may start, the most urgent first."""
+
+    def __init__(self, repository: Repository, settings: ServerSettings) -> None:
+        self.repository, self.settings = repository, settings
+        self.n_cores = settings.n_cores or len(os.sched_getaffinity(0))
+        self.models: dict[str, ServedModel] = {}
+        self.problems: dict[str, str] = {}  # why a model is not there
+        self.draining = False
+        self.n_deaths: dict[str, int] = {}
+        self._n_running = 0
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def load_all(self, note: Callable[[str], None] = lambda _: None) -> None:
+        """Loads every model of the repository; those that cannot be are named in `problems`."""
+        for name in self.repository.names():
+            note(f"loading {name}")
+            try:
+                await self.load(name)
+            except InputError as error:
+                self.problems[name] = str(error)
+
+    async def load(self, name: str, version: str | None = None) -> ServedModel:
+        """Puts a model into service, in place of an older version once it is ready.
+
+        Raises InputError or ModelError when it cannot be; what was served before is still served.
+        """
+        spec = self.repository.find(name, version)
+        served = await self._started(spec)
+        old = self.models.get(name)
+        self.models[name] = served
+        self.problems.pop(name, None)
+        if old is not None:
+            self._background(self._retire(old))
+        return served
+
+    async def _started(self, spec: ModelSpec) -> ServedModel:
+        s = spec.settings
+        n_instances = s.instances or max(self.n_cores // s.threads, 1)
+        process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, s.memory_mb << 20))
+        queue = ModelQueue(
+            make_policy(self.settings.policy), s.max_batch, n_instances, spec.slo_s, s.max_queue,
+            self.settings.limits.max_waiting_bytes,
+        )  # fmt: skip
+        served = ServedModel(spec, process, queue, self._batch_ended)
+        if not served.batchable:
+            queue.max_batch = 1
+        process.on_death = lambda: self._died(served)
+        return served
+
+    async def _retire(self, old: ServedModel) -> None:
+        """Lets a model that was replaced answer what it took, then ends it."""
+        while old.process.alive and (old.queue.n_jobs or old.queue.n_running):
+            self._pump_one(old)
+            await asyncio.sleep(0.005)
+        await old.process.stop()
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service; what it took is answered.
+
+        Raises InputError when it is not in service.
+        """
+        if name not in self.models:
+            raise InputError(f"model {name!r} is not loaded")
+        await self._retire(self.models.pop(name))
+
+    def find(self, name: str, version: str | None = None) -> ServedModel:
+        """The model in service.
+
+        Raises KeyError with a sentence when there is none.
+        """
+        served = self.models.get(name)
+        if served is None:
+            raise KeyError(f"no model {name[:80]!r} in service")
+        if version not in (None, "", served.spec.version):
+            raise KeyError(f"model {name!r} serves version {served.spec.version}, not {str(version)[:20]!r}")
+        return served
+
+    def offer(self, served: ServedModel, job: Job) -> None:
+        """Takes a job in, or ends it at once."""
+        if self.draining or not served.ready:
+            text = "the server is stopping" if self.draining else "the model is being started again"
+            served.queue.counts["accepted"] += 1
+            served.queue.end(job, Result(End.REJECTED, message=text, status=503, retry_s=1.0))
+            return
+        if served.queue.offer(job, job.arrived_s, self.n_cores):
+            self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """After the other requests of this turn of the loop have been read."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _batch_ended(self) -> None:
+        self._n_running -= 1
+        self._pump_soon()
+
+    def _pump(self) -> None:
+        self._pumping = False
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        again_s = None
+        skipped: set[int] = set()
+        while self._n_running < self.n_cores:
+            best: tuple[Job, ServedModel] | None = None
+            for served in self.models.values():
+                if id(served) in skipped or not served.queue.n_jobs or not served.process.free or not served.ready:
+                    continue
+                head = served.queue.head(now_s)
+                if head is not None and (best is None or head < best[0]):
+                    best = head, served
+            if best is None:
+                break
+            head, served = best
+            decision = served.queue.decide(head, now_s)
+            if decision.n_rows == 0 or served.queue.n_running >= decision.n_instances:
+                skipped.add(id(served))
+                if decision.n_rows == 0:
+                    again_s = min(again_s or decision.again_s, decision.again_s)
+                continue
+            self._start(served, head, decision.n_rows, now_s)
+        if again_s is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(max(again_s, now_s + 1e-4), self._pump_soon)
+
+    def _start(self, served: ServedModel, head: Job, n_rows: int, now_s: float) -> None:
+        batch = served.queue.take(head, n_rows, now_s)
+        if batch:
+            self._n_running += 1
+            served.start(batch, now_s)
+
+    def _pump_one(self, served: ServedModel) -> None:
+        """For a model that is no longer in `models`."""
+        now_s = asyncio.get_running_loop().time()
+        while served.process.free and (head := served.queue.head(now_s)) is not None:
+            self._start(served, head, served.queue.max_batch, now_s)
+
+    def _died(self, served: ServedModel) -> None:
+        """Its running batches have been answered with an error; those that wait are too, and it is started again."""
+        name = served.spec.name
+        self.n_deaths[name] = self.n_deaths.get(name, 0) + 1
+        served.queue.fail_all(
+            lambda: Result(End.FAILED, message="the process of the model died", status=503, retry_s=1.0)
+        )
+        if not self.draining and self.models.get(name) is served:
+            self._background(self._respawn(served))
+
+    async def _respawn(self, served: ServedModel) -> None:
+        name, counts = served.spec.name, served.queue.counts
+        for wait_s in (*RESPAWN_S, *[RESPAWN_S[-1]] * 1000):
+            await asyncio.sleep(wait_s)
+            if self.models.get(name) is not served or self.draining:
+                return
+            try:
+                fresh = await self._started(served.spec)
+            except ModelError as error:
+                self.problems[name] = str(error)
+                continue
+            fresh.queue.counts, fresh.queue.latencies = counts, served.queue.latencies
+            self.models[name] = fresh
+            self.problems.pop(name, None)
+            return
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models of the repository are in service and alive."""
+        return not self.draining and not self.problems and all(m.ready for m in self.models.values())
+
+    @property
+    def idle(self) -> bool:
+        return not any(m.queue.n_jobs or m.queue.n_running for m in self.models.values())
+
+    async def stop(self) -> None:
+        """Takes nothing more, answers what was taken, and ends the models."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self.settings.limits.drain_s
+        while not self.idle and loop.time() < until_s:
+            self._pump_soon()
+            await asyncio.sleep(0.005)
+        for task in self._tasks:
+            task.cancel()
+        for served in self.models.values():
+            await served.process.stop() if self.idle else served.process.kill()
+
+
+def open_server(folder: Path, settings: ServerSettings) -> Server:
+    """A server of a folder of models, none of them loaded yet.
+
+    Raises InputError for a wrong folder or policy.
+    """
+    make_policy(settings.policy)
+    return Server(Repository(folder), settings)

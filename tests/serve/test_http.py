@@ -1,0 +1,268 @@
+"""The protocol over HTTP: what clients rely on, and what is refused with a reason while the server goes on."""
+
+import gzip
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jouleflow.errors import InputError
+from jouleflow.serve.app import AppSettings
+from jouleflow.serve.limits import Limits
+from tests.runtime.models import affine
+from tests.serve.conftest import Running, serving
+
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+ASK = {"id": "7", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": X.tolist()}]}
+INFER = "/v2/models/double/infer"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("models")
+    affine(folder / "double.onnx")
+    affine(folder / "fixed" / "model.onnx", batch=3)
+    affine(folder / "many" / "1" / "model.onnx")
+    affine(folder / "many" / "2" / "model.onnx", factor=3.0)
+    with serving(folder, limits=Limits(max_body_bytes=1 << 20)) as running:
+        yield running
+
+
+def binary(x: np.ndarray, **more: object) -> tuple[bytes, dict[str, str]]:
+    spec = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "parameters": {"binary_data_size": x.nbytes}}
+    head = json.dumps({"inputs": [spec], "parameters": {"binary_data_output": True}, **more}).encode()
+    return head + x.tobytes(), {"inference_header_content_length": str(len(head))}
+
+
+def test_json(server: Running) -> None:
+    status, _, body = server.ask("POST", INFER, ASK)
+    answer = json.loads(body)
+    assert status == 200
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "double", "1")
+    assert answer["outputs"] == [
+        {"name": "y", "datatype": "FP32", "shape": [2, 4], "data": (2 * X + 1).ravel().tolist()}
+    ]
+
+
+def test_binary(server: Running) -> None:
+    body, headers = binary(X)
+    status, got, content = server.ask("POST", INFER, body, **headers)
+    assert status == 200
+    size = int(got["inference-header-content-length"])
+    head = json.loads(content[:size])
+    assert head["outputs"][0]["parameters"] == {"binary_data_size": 32}
+    np.testing.assert_array_equal(np.frombuffer(content[size:], np.float32).reshape(2, 4), 2 * X + 1)
+
+
+def test_compressed_and_chunked(server: Running) -> None:
+    raw = json.dumps(ASK).encode()
+    assert server.ask("POST", INFER, gzip.compress(raw), content_encoding="gzip")[0] == 200
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for k in range(0, len(raw), 50):
+            s.sendall(b"%x\r\n%s\r\n" % (len(raw[k : k + 50]), raw[k : k + 50]))
+        s.sendall(b"0\r\n\r\n")
+        assert s.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
+    parts = []
+    for k in range(5):
+        raw = json.dumps({**ASK, "id": str(k)}).encode()
+        parts.append(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.sendall(b"".join(parts))
+        s.settimeout(10)
+        text = b""
+        while text.count(b'"id":') < 5:
+            text += s.recv(65536)
+    assert [text.find(b'"id":"%d"' % k) for k in range(5)] == sorted(text.find(b'"id":"%d"' % k) for k in range(5))
+
+
+def test_metadata_and_health(server: Running) -> None:
+    assert server.ask("GET", "/v2/health/live")[0] == server.ask("GET", "/v2/health/ready")[0] == 200
+    assert json.loads(server.ask("GET", "/v2")[2])["name"] == "jouleflow"
+    model = json.loads(server.ask("GET", "/v2/models/double")[2])
+    assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    assert server.ask("GET", "/v2/models/double/ready")[0] == 200
+    assert json.loads(server.ask("GET", "/v2/models/fixed/config")[2])["max_batch_size"] == 0
+
+
+def test_the_highest_version_is_served(server: Running) -> None:
+    answer = json.loads(server.ask("POST", "/v2/models/many/infer", ASK)[2])
+    assert answer["model_version"] == "2"
+    assert answer["outputs"][0]["data"][1] == 4.0
+    assert server.ask("POST", "/v2/models/many/versions/2/infer", ASK)[0] == 200
+    assert server.ask("POST", "/v2/models/many/versions/1/infer", ASK)[0] == 404
+
+
+def test_a_fixed_batch_is_served_at_that_size(server: Running) -> None:
+    x = np.ones((3, 4), np.float32)
+    body, headers = binary(x)
+    assert server.ask("POST", "/v2/models/fixed/infer", body, **headers)[0] == 200
+    body, headers = binary(X)
+    status, _, text = server.ask("POST", "/v2/models/fixed/infer", body, **headers)
+    assert status == 400
+    assert b"takes [3, 4]" in text
+
+
+def test_counts_add_up(server: Running) -> None:
+    before = json.loads(server.ask("GET", "/v2/models/double/stats")[2])["model_stats"][0]["jouleflow"]
+    for _ in range(5):
+        server.ask("POST", INFER, ASK)
+    after = json.loads(server.ask("GET", "/v2/models/double/stats")[2])["model_stats"][0]["jouleflow"]
+    assert after["accepted"] - before["accepted"] == after["completed"] - before["completed"] == 5
+    text = server.ask("GET", "/metrics")[2].decode()
+    assert text.endswith("# EOF\n")
+    assert f'jouleflow_requests_total{{end="completed",model="double",version="1"}} {after["completed"]}.0' in text
+
+
+def one(**changes: object) -> dict:
+    return {"inputs": [{**ASK["inputs"][0], **changes}]}  # type: ignore[index,dict-item]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not JSON"),
+        (b"[" * 5000, "not JSON"),
+        (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [NaN, 1, 2, 3]}]}', "not JSON"),
+        (b"[1]", "must be a JSON object"),
+        ({}, "inputs must be a list"),
+        ({"inputs": ASK["inputs"] * 2}, "inputs ['x', 'x'] given"),
+        (one(name="z"), "'z' is not an input"),
+        (one(datatype="INT8"), "input 'x' is FP32"),
+        (one(shape=[2, 5]), "takes [-1, 4]"),
+        (one(shape=[0, 4]), "takes [-1, 4]"),
+        (one(shape=[2, 4, 1]), "takes [-1, 4]"),
+        (one(shape=[-2, 4]), "integers >= 0"),
+        (one(shape=[1 << 40, 4]), "more than"),
+        (one(shape="2,4"), "list of at most"),
+        (one(data=[1, 2, 3]), "shape says [2, 4]"),
+        (one(data=[["a"] * 4] * 2), "FP32 values only"),
+        (one(data=[[1, 2], [3]]), "not a list of FP32"),
+        (one(data=None), "is missing"),
+        (one(parameters={"binary_data_size": 32}), "give one of them"),
+        (one(parameters={"shared_memory_region": "r"}), "shared memory is not offered"),
+        ({**ASK, "outputs": [{"name": "q"}]}, "not an output"),
+        ({**ASK, "outputs": [{"name": "y"}, {"name": "y"}]}, "name one twice"),
+        ({**ASK, "parameters": {"timeout": -1}}, "microseconds"),
+        ({**ASK, "id": 7}, "id must be a string"),
+        (one(shape=[64, 4], data=[0.0] * 256), "at most 32"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(server: Running, body: object, message: str) -> None:
+    status, _, text = server.ask("POST", INFER, body)  # type: ignore[arg-type]
+    assert status == 400
+    assert message in json.loads(text)["error"]
+    assert server.ask("POST", INFER, ASK)[0] == 200
+
+
+def test_binary_sizes_must_agree(server: Running) -> None:
+    body, headers = binary(X)
+    for wrong, more in (
+        (body[:-1], headers),
+        (body + b"x", headers),
+        (body, {"inference_header_content_length": str(len(body) + 1)}),
+        (body, {"inference_header_content_length": "-1"}),
+    ):
+        assert server.ask("POST", INFER, wrong, **more)[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/none/infer", 404),
+        ("/v2/models/../double/infer", 404),
+        ("/v2/models/%2e%2e%2fdouble", 404),
+        ("/v2/models/double", 405),
+        ("/nothing", 404),
+        ("/v2/repository/models/double/unload", 403),
+        ("/v2/repository/index", 403),
+        ("/" + "a" * 5000, 414),
+    ],
+)
+def test_addresses_that_are_not_there(server: Running, path: str, status: int) -> None:
+    assert server.ask("POST", path, ASK)[0] == status
+
+
+def test_limits(server: Running) -> None:
+    assert server.ask("POST", INFER, b"x" * (1 << 20) + b"x")[0] == 413
+    assert server.ask("POST", INFER, gzip.compress(b"0" * (8 << 20)), content_encoding="gzip")[0] == 413
+    assert server.ask("POST", INFER, b"x", content_encoding="br")[0] == 415
+    assert server.ask("GET", "/v2", None, filler="x" * 20_000)[0] == 431
+    assert server.ask("DELETE", "/v2")[0] == 405
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Host": "localhost", "Origin": "http://evil.example"}])
+def test_foreign_hosts_and_origins_are_refused(server: Running, headers: dict[str, str]) -> None:
+    assert server.ask("GET", "/v2", **headers)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_not_http_ends_the_connection_only(server: Running, raw: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.settimeout(10)
+        s.sendall(raw)
+        answer = b""
+        while chunk := s.recv(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert server.ask("GET", "/v2")[0] == 200
+
+
+def test_slow_senders_are_ended(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path, limits=Limits(header_s=0.5, body_s=0.5, idle_s=0.5)) as server:
+        for start in (
+            b"POST / HTTP/1.1\r\nHo",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1",
+            b"",
+        ):
+            with socket.create_connection(("127.0.0.1", server.port)) as s:
+                s.settimeout(10)
+                s.sendall(start)
+                answer = s.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 408") or (start == b"" and answer == b"")
+
+
+def test_beyond_this_machine_needs_a_token(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with pytest.raises(InputError, match="JOULEFLOW_TOKEN"), serving(tmp_path, settings=AppSettings(http="0.0.0.0:0")):
+        pass
+    with serving(tmp_path, settings=AppSettings(http="0.0.0.0:0", token="secret")) as server:
+        assert server.ask("GET", "/v2")[0] == 401
+        assert server.ask("GET", "/v2", authorization="Bearer wrong")[0] == 401
+        assert server.ask("GET", "/v2", authorization="Bearer secret")[0] == 200
+
+
+def test_control_is_on_its_own_listener(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with (
+        pytest.raises(InputError, match="JOULEFLOW_ADMIN_TOKEN"),
+        serving(tmp_path, settings=AppSettings(http="127.0.0.1:0", admin="127.0.0.1:0")),
+    ):
+        pass
+    with serving(tmp_path, settings=AppSettings(http="127.0.0.1:0", admin="127.0.0.1:0", admin_token="root")) as server:
+        port, token = server.app.ports["admin"], {"authorization": "Bearer root"}
+        assert server.ask("POST", "/v2/repository/models/double/unload", port=port)[0] == 401
+        assert server.ask("POST", "/v2/repository/models/double/unload", port=port, **token)[0] == 200
+        assert server.ask("POST", INFER, ASK)[0] == 404
+        assert (
+            json.loads(server.ask("POST", "/v2/repository/index", port=port, **token)[2])[0]["state"] == "UNAVAILABLE"
+        )
+        assert server.ask("POST", "/v2/repository/models/double/load", port=port, **token)[0] == 200
+        assert server.ask("POST", INFER, ASK)[0] == 200
+        assert server.ask("POST", "/v2/repository/models/nothing/load", port=port, **token)[0] == 400
