@@ -351,6 +351,7 @@ def explore(
 def serve(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
     http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
+    grpc: Annotated[str, typer.Option(help="Address and port for gRPC; empty: none.")] = "127.0.0.1:8001",
     policy: Annotated[str, typer.Option(help="Who decides on batches: delay, fixed, aimd, table.")] = "table",
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
@@ -364,7 +365,7 @@ def serve(
     from jouleflow.serve.server import ServerSettings
 
     settings = AppSettings(
-        http, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
+        http, grpc, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure,
     )  # fmt: skip
     run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))

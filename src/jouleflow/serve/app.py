@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jouleflow.errors import InputError
 from jouleflow.serve.access import make_access, parse_address
@@ -17,10 +18,11 @@ from jouleflow.serve.server import Server, ServerSettings, open_server
 
 @dataclass(frozen=True, slots=True)
 class AppSettings:
-    """Where to listen. admin: a listener that may load and unload models; empty: there is none. tokens: from the
+    """Where to listen; grpc empty: not at all. admin: a listener that may load and unload models; empty: there is none. tokens: from the
     environment, never from the command line."""
 
     http: str = "127.0.0.1:8000"
+    grpc: str = ""
     admin: str = ""
     allow_hosts: tuple[str, ...] = ()
     token: str = ""
@@ -36,6 +38,7 @@ class App:
         self.ports: dict[str, int] = {}
         self._listeners: list[tuple[asyncio.Server, Connections]] = []
         self._sweeps: list[asyncio.Task[None]] = []
+        self._rpc: Any = None
 
     async def start(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Loads the models, then listens.
@@ -47,6 +50,8 @@ class App:
             raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
         await self.server.load_all(note)
         await self._listen("http", s.http, s.token, admin=False)
+        if s.grpc:
+            await self._listen_rpc(s.grpc)
         if s.admin:
             await self._listen("admin", s.admin, s.admin_token, admin=True)
 
@@ -63,12 +68,29 @@ class App:
         self._listeners.append((listener, connections))
         self._sweeps.append(loop.create_task(connections.sweep()))
 
+    async def _listen_rpc(self, address: str) -> None:
+        from jouleflow.serve.rpc import make_rpc_server
+
+        host, port = parse_address(address)
+        access = make_access(host, self.settings.allow_hosts, self.settings.token, self.settings.insecure)
+        self._rpc = make_rpc_server(self.server, access, self.server.settings.limits)
+        try:
+            self.ports["grpc"] = self._rpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise InputError(f"cannot listen at {address}: {error}") from error
+        await self._rpc.start()
+
     async def stop(self) -> None:
         """Closes the listeners, answers what was accepted, ends the models."""
         for listener, connections in self._listeners:
             listener.close()
             connections.drain()
+        closing = (
+            None if self._rpc is None else asyncio.ensure_future(self._rpc.stop(self.server.settings.limits.drain_s))
+        )
         await self.server.stop()
+        if closing is not None:
+            await closing
         for _, connections in self._listeners:
             for connection in list(connections.open):
                 connection.drain()

@@ -14,6 +14,7 @@ class Limits:
     max_target_bytes: int = 4 << 10
     max_connections: int = 1024
     max_pipelined: int = 16
+    max_streams: int = 256  # of one gRPC connection
     max_waiting_bytes: int = 256 << 20
     header_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_s: float = 60.0  # from there to the end of its body

@@ -113,7 +113,7 @@ class Decoder:
                 piece: memoryview | bytes = body[at : at + data]
                 at += data
                 if datatype == "BYTES":
-                    _strings(piece, shape, name)
+                    check_strings(piece, shape, name)
             else:
                 piece = data
             inputs.append(Given(name, datatype, shape, piece))
@@ -232,7 +232,8 @@ def _check_kind(array: NDArray[Any], datatype: str, where: str) -> None:
             raise RequestError(400, f"{where} has values from {low} to {high}, outside {datatype}")
 
 
-def _strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
+def check_strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
+    """Raises RequestError when the bytes are not as many strings as the shape says."""
     try:
         decode_strings(raw, shape)
     except ValueError as error:
