@@ -28,7 +28,7 @@ lint: setup
 
 lock:
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras \
+	$(BIN)/pip-compile --quiet --extra dev --extra serve --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras \
 	  --allow-unsafe -o requirements.lock pyproject.toml
 
 clean:
