@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -111,7 +112,7 @@ class Api:
                 headers = ((b"content-type", b"application/octet-stream"), (LENGTH, b"%d" % len(text)))
             request.respond(200, headers, text, *binary)
 
-        job = served.job(ask, asyncio.get_running_loop().time(), done)
+        job = served.job(ask, monotonic(), done)
 
         def gone() -> None:
             job.cancelled = True

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -84,10 +85,9 @@ class Connections:
 
     async def sweep(self) -> None:
         """Ends connections that are too slow, for as long as it runs."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(1.0)
-            now_s = loop.time()
+            now_s = monotonic()
             for connection in list(self.open):
                 connection.check(now_s)
 
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.since_s = self.loop.time()
+        self.since_s = monotonic()
         self.owner.open.add(self)
         if len(self.owner.open) > self.limits.max_connections or self.owner.draining:
             self._fail(HttpError(503, "too many connections"))
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self.now = Request(self)
-        self.header_bytes, self.in_body, self.since_s = 0, False, self.loop.time()
+        self.header_bytes, self.in_body, self.since_s = 0, False, monotonic()
 
     def on_url(self, url: bytes) -> None:
         assert self.now is not None
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
             raise HttpError(413, f"a body of {int(declared)} bytes: at most {self.limits.max_body_bytes} are taken")
         if request.headers.get(b"expect", b"").lower() == b"100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.in_body, self.since_s = True, self.loop.time()
+        self.in_body, self.since_s = True, monotonic()
 
     def on_body(self, body: bytes) -> None:
         assert self.now is not None
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self.now
         assert request is not None
-        self.now, self.since_s = None, self.loop.time()
+        self.now, self.since_s = None, monotonic()
         encoding = request.headers.get(b"content-encoding")
         if encoding is not None:
             request._body = bytearray(_inflated(bytes(request._body), encoding.lower(), self.limits.max_body_bytes))
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
             return
         if ready:
             self.transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
-            self.since_s = self.loop.time()
+            self.since_s = monotonic()
             self.transport.resume_reading()
         if self.lingering:
             if self.transport.can_write_eof():

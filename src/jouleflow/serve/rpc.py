@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -76,7 +77,7 @@ class Rpc:
         remaining_s = context.time_remaining()
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Result] = loop.create_future()
-        job = served.job(ask_of(request, served, remaining_s), loop.time(), lambda r: _set(answered, r))
+        job = served.job(ask_of(request, served, remaining_s), monotonic(), lambda r: _set(answered, r))
         self.server.offer(served, job)
         try:
             result = await answered

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from math import inf, prod
+from time import monotonic
 
 from jouleflow.policy.batch import Finished
 from jouleflow.runtime.process import Answer, ModelProcess
@@ -75,7 +75,7 @@ class ServedModel:
         self.process.run(slot, pieces, names, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
 
     def _ended(self, slot: int, batch: list[Job], n_rows: int, started_s: float, answer: Answer) -> None:
-        queue, now_s = self.queue, asyncio.get_running_loop().time()
+        queue, now_s = self.queue, monotonic()
         seconds = now_s - started_s
         queue.n_running -= 1
         if answer.error:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from jouleflow.errors import InputError, ModelError
@@ -17,6 +18,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.queue import ModelQueue
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
 
@@ -79,6 +81,7 @@ class Server:
         served = ServedModel(spec, process, queue, self._batch_ended)
         if not served.batchable:
             queue.max_batch = 1
+        await warm_up(served)
         process.on_death = lambda: self._died(served)
         return served
 
@@ -133,7 +136,7 @@ class Server:
     def _pump(self) -> None:
         self._pumping = False
         loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s = monotonic()
         again_s = None
         skipped: set[int] = set()
         while self._n_running < self.n_cores:
@@ -157,7 +160,7 @@ class Server:
         if again_s is not None:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = loop.call_at(max(again_s, now_s + 1e-4), self._pump_soon)
+            self._timer = loop.call_later(max(again_s - monotonic(), 1e-4), self._pump_soon)
 
     def _start(self, served: ServedModel, head: Job, n_rows: int, now_s: float) -> None:
         batch = served.queue.take(head, n_rows, now_s)
@@ -167,7 +170,7 @@ class Server:
 
     def _pump_one(self, served: ServedModel) -> None:
         """For a model that is no longer in `models`."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = monotonic()
         while served.process.free and (head := served.queue.head(now_s)) is not None:
             self._start(served, head, served.queue.max_batch, now_s)
 
@@ -214,9 +217,8 @@ class Server:
     async def stop(self) -> None:
         """Takes nothing more, answers what was taken, and ends the models."""
         self.draining = True
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + self.settings.limits.drain_s
-        while not self.idle and loop.time() < until_s:
+        until_s = monotonic() + self.settings.limits.drain_s
+        while not self.idle and monotonic() < until_s:
             self._pump_soon()
             await asyncio.sleep(0.005)
         for task in self._tasks:

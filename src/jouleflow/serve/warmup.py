@@ -1,0 +1,59 @@
+"""First batches of a model before it is in service: its memory is touched, and its latencies are known from the start."""
+
+from __future__ import annotations
+
+import asyncio
+from math import prod
+from time import monotonic
+
+from jouleflow.runtime.process import Answer
+from jouleflow.runtime.tensors import NUMPY, Piece
+from jouleflow.serve.served import ALIGN, ServedModel
+
+BUDGET_S = 2.0
+REPEATS = 3
+
+
+def sizes_up_to(most: int) -> list[int]:
+    """1, 2, 4 ... and most."""
+    sizes, size = [], 1
+    while size < most:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, most]
+
+
+async def warm_up(served: ServedModel) -> None:
+    """Runs zeros of each size of batch a few times, within BUDGET_S. A model whose other sides are open is left cold."""
+    ports = served.process.inputs
+    if any(p.datatype == "BYTES" or -1 in p.shape[1:] or (not served.batchable and -1 in p.shape) for p in ports):
+        return
+    start_s = monotonic()
+    for n_rows in sizes_up_to(served.queue.max_batch if served.batchable else 1):
+        for k in range(REPEATS):
+            seconds = await _run_zeros(served, n_rows)
+            if seconds is None:
+                return
+            if k:  # the first one touches memory
+                served.queue.latencies.saw(n_rows, seconds)
+            if monotonic() - start_s > BUDGET_S:
+                return
+
+
+async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
+    process, pieces, at = served.process, [], 0
+    for port in process.inputs:
+        shape = (n_rows, *port.shape[1:]) if served.batchable else port.shape
+        size = prod(shape) * NUMPY[port.datatype].itemsize
+        pieces.append(Piece(port.name, port.datatype, shape, at, size))
+        at += -(-size // ALIGN) * ALIGN
+    slot = process.free.pop()
+    process.place(slot, at)[:] = bytes(at)
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    start_s = monotonic()
+    process.run(slot, pieces, [p.name for p in process.outputs], answered.set_result)
+    answer = await answered
+    if not process.alive:
+        return None
+    process.free.append(slot)
+    return None if answer.error else monotonic() - start_s
