@@ -61,15 +61,16 @@ def draw(
         axis.set_xticks([], minor=True)
         for each in (axis.xaxis, axis.yaxis):
             each.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in "25" else ""))
         axis.grid(True, which="both", lw=0.4, color="#dddddd")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("between answers, s")
     for axis in axes[1]:
         axis.set_xlabel(label)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=9, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     print(path)
