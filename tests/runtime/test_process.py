@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import ModelError
-from jouleflow.runtime.process import Answer, ModelProcess, Settings
+from jouleflow.runtime.process import Answer, ModelProcess, Settings, order_of
 from jouleflow.runtime.tensors import Piece, array_of
 from tests.runtime.models import affine, memory_hog
 
@@ -18,7 +18,7 @@ async def run(process: ModelProcess, slot: int, name: str, value: np.ndarray, da
     process.place(slot, value.nbytes)[:] = value.tobytes()
     answered = asyncio.get_running_loop().create_future()
     piece = Piece(name, datatype, value.shape, 0, value.nbytes)
-    process.run(slot, [piece], [p.name for p in process.outputs], answered.set_result)
+    process.run(slot, order_of([piece], [p.name for p in process.outputs]), answered.set_result)
     return await asyncio.wait_for(answered, 30)
 
 

@@ -266,3 +266,27 @@ def test_control_is_on_its_own_listener(tmp_path: Path) -> None:
         assert server.ask("POST", "/v2/repository/models/double/load", port=port, **token)[0] == 200
         assert server.ask("POST", INFER, ASK)[0] == 200
         assert server.ask("POST", "/v2/repository/models/nothing/load", port=port, **token)[0] == 400
+
+
+def test_large_bodies_on_one_connection(tmp_path: Path) -> None:
+    affine(tmp_path / "double" / "model.onnx")
+    (tmp_path / "double" / "jouleflow.toml").write_text("max_batch = 4096\n")
+    import http.client
+
+    with serving(tmp_path, limits=Limits(max_body_bytes=1 << 20)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        random = np.random.default_rng(0)
+        for rows in (4096, 1, 4095, 7, 4096, 4096):
+            x = random.normal(size=(rows, 4)).astype(np.float32)
+            body, headers = binary(x)
+            connection.request(
+                "POST", INFER, body, {"Inference-Header-Content-Length": headers["inference_header_content_length"]}
+            )
+            answer = connection.getresponse()
+            content = answer.read()
+            size = int(answer.headers["inference-header-content-length"])
+            got = np.frombuffer(content[size:], np.float32).reshape(rows, 4)
+            np.testing.assert_array_equal(got, 2 * x + 1)
+        with socket.create_connection(("127.0.0.1", server.port)) as s:  # gives up in the middle
+            s.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + bytes(70_000))
+        assert server.ask("GET", "/v2/health/ready")[0] == 200

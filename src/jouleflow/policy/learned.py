@@ -1,4 +1,8 @@
-"""Latencies as they are seen while serving: a running mean for each size of batch, kept from falling as batches grow."""
+"""Latencies as they are seen while serving: a running mean for each size of batch, kept from falling as batches grow.
+
+What a size did long ago says little of what it would do now, and a size that once looked slow would never be tried again. So a
+size that is not seen drifts back to what it was at best, and is tried again when that looks good.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ from jouleflow.policy.batch import Latencies
 
 WEIGHT = 0.1  # of a new value in the running mean
 REFRESH = 16  # batches between two looks at the means
+DRIFT = 0.01  # of the way back to its best, each refresh in which a size was not seen
 
 
 class LearnedLatencies:
-    """Starts from a profile, or from nothing."""
+    """Starts from what a warm-up measured, or from nothing."""
 
-    def __init__(self, start: Latencies | None = None) -> None:
-        self._means: dict[int, float] = dict(zip(start.at_rows, start.seconds, strict=True)) if start else {}
-        self._now = start
+    def __init__(self) -> None:
+        self._best: dict[int, float] = {}
+        self._means: dict[int, float] = {}
+        self._seen: set[int] = set()
+        self._now: Latencies | None = None
         self._n = 0
 
     @property
@@ -21,15 +28,28 @@ class LearnedLatencies:
         """What is known; None before the first batch."""
         return self._now
 
+    def start_from(self, n_rows: int, seconds: float) -> None:
+        """What a size takes at best, measured before serving."""
+        self._best[n_rows] = self._means[n_rows] = seconds
+        self._refresh()
+
     def saw(self, n_rows: int, seconds: float) -> None:
         """Learns from one batch."""
         known = self._means.get(n_rows)
         self._means[n_rows] = seconds if known is None else known + WEIGHT * (seconds - known)
+        self._best[n_rows] = min(self._best.get(n_rows, seconds), seconds)
+        self._seen.add(n_rows)
         self._n += 1
         if known is None or self._n % REFRESH == 0:
-            sizes = sorted(self._means)
-            rising, least = [], 0.0
-            for size in sizes:
-                least = max(least, self._means[size])
-                rising.append(least)
-            self._now = Latencies(tuple(sizes), tuple(rising))
+            for size in self._means.keys() - self._seen:
+                self._means[size] += DRIFT * (self._best[size] - self._means[size])
+            self._seen.clear()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        sizes = sorted(self._means)
+        rising, least = [], 0.0
+        for size in sizes:
+            least = max(least, self._means[size])
+            rising.append(least)
+        self._now = Latencies(tuple(sizes), tuple(rising))

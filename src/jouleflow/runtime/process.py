@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from jouleflow.errors import ModelError
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
 
 MAX_MESSAGE_BYTES = 1 << 20
-STOP_S = 2.0
+MAX_LAYOUTS = 256
+FAILED = b"-"  # what an answer begins with when there are no outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,15 @@ class ModelProcess:
 
     def __init__(self, settings: Settings, child: subprocess.Popen[bytes], link: socket.socket) -> None:
         self.settings, self._child, self._link = settings, child, link
-        self.slots: list[tuple[Region, Region]] = []
         self.free: list[int] = []
         self.inputs: tuple[Port, ...] = ()
         self.outputs: tuple[Port, ...] = ()
         self.sha256 = ""
         self.alive = False
         self.on_death: Callable[[], None] = lambda: None
+        self.slots: list[tuple[Region, Region, socket.socket]] = []
         self._waiting: dict[int, Callable[[Answer], None]] = {}
+        self._layouts: dict[bytes, tuple[Piece, ...]] = {}  # of outputs, as they repeat
 
     @property
     def pid(self) -> int:
@@ -69,19 +74,25 @@ class ModelProcess:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        slots = [(Region.create(1, "in"), Region.create(1, "out")) for _ in range(settings.n_slots)]
-        fds = [theirs.fileno(), *(r.fd for pair in slots for r in pair)]
+        slots, their_links = [], []
+        for _ in range(settings.n_slots):
+            link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            link.setblocking(False)
+            slots.append((Region.create(1, "in"), Region.create(1, "out"), link))
+            their_links.append(their_link)
+        fds = [theirs.fileno(), *(r.fd for a, b, _ in slots for r in (a, b)), *(t.fileno() for t in their_links)]
         command = [sys.executable, "-m", "jouleflow.runtime.worker", str(theirs.fileno())]
         environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
         child = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
-        theirs.close()
+        setup = {
+            "path": str(settings.path), "threads": settings.threads, "memory_bytes": settings.memory_bytes,
+            "slots": [[a.fd, b.fd, t.fileno()] for (a, b, _), t in zip(slots, their_links, strict=True)],
+        }  # fmt: skip
+        for each in (theirs, *their_links):
+            each.close()
         self = cls(settings, child, ours)
         self.slots = slots
         loop = asyncio.get_running_loop()
-        setup = {
-            "path": str(settings.path), "threads": settings.threads, "memory_bytes": settings.memory_bytes,
-            "regions": [[a.fd, b.fd] for a, b in slots],
-        }  # fmt: skip
         try:
             await loop.sock_sendall(ours, json.dumps(setup).encode())
             raw = await asyncio.wait_for(loop.sock_recv(ours, MAX_MESSAGE_BYTES), settings.load_s)
@@ -98,7 +109,9 @@ class ModelProcess:
             raise ModelError(f"{settings.path.name}: {ready['error']}")
         self.inputs, self.outputs = _ports(ready["inputs"]), _ports(ready["outputs"])
         self.sha256, self.free, self.alive = ready["sha256"], list(range(settings.n_slots)), True
-        loop.add_reader(ours, self._readable)
+        loop.add_reader(ours, self._died)  # nothing is sent on it: it can only end
+        for slot, (_, _, link) in enumerate(slots):
+            loop.add_reader(link, self._readable, slot)
         return self
 
     def place(self, slot: int, size_bytes: int) -> memoryview:
@@ -111,36 +124,36 @@ class ModelProcess:
         """Memory with the outputs of a batch, until the slot is given back to `free`."""
         return self.slots[slot][1].view(size_bytes)
 
-    def run(self, slot: int, inputs: Sequence[Piece], outputs: Sequence[str], done: Callable[[Answer], None]) -> None:
-        """Starts a batch whose inputs are in place; `done` hears once, also when the process dies."""
-        order = {
-            "slot": slot,
-            "inputs": [[p.name, p.datatype, p.shape, p.offset, p.size_bytes] for p in inputs],
-            "outputs": list(outputs),
-        }
+    def run(self, slot: int, order: bytes, done: Callable[[Answer], None]) -> None:
+        """Starts a batch whose inputs are in place; `done` hears once, also when the process dies. order: of `order_of`."""
         self._waiting[slot] = done
         try:
-            self._link.send(json.dumps(order).encode())
+            self.slots[slot][2].send(order)
         except OSError:
             self._died()
 
-    def _readable(self) -> None:
-        while self.alive:
-            try:
-                raw = self._link.recv(MAX_MESSAGE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                raw = b""
-            if not raw:
-                self._died()
-                return
-            message: dict[str, Any] = json.loads(raw)
-            done = self._waiting.pop(message["slot"])
-            if "error" in message:
-                done(Answer(error=message["error"]))
-            else:
-                done(Answer(tuple(Piece(*p) for p in message["outputs"]), message["run_s"]))
+    def _readable(self, slot: int) -> None:
+        try:
+            raw = self.slots[slot][2].recv(MAX_MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            raw = b""
+        if not raw:
+            self._died()
+            return
+        done = self._waiting.pop(slot)
+        if raw[:1] == FAILED:
+            done(Answer(error=raw[1:].decode(errors="replace")))
+            return
+        layout = raw[9:]
+        pieces = self._layouts.get(layout)
+        if pieces is None:
+            pieces = tuple(Piece(p[0], p[1], tuple(p[2]), p[3], p[4]) for p in orjson.loads(layout))
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[layout] = pieces
+        done(Answer(pieces, struct.unpack_from("<d", raw, 1)[0]))
 
     def _died(self) -> None:
         if not self.alive:
@@ -153,12 +166,14 @@ class ModelProcess:
         self.on_death()
 
     def _close(self) -> None:
-        with contextlib.suppress(RuntimeError):  # no loop runs any more
-            asyncio.get_running_loop().remove_reader(self._link)
-        self._link.close()
-        for pair in self.slots:
-            for region in pair:
-                region.close()
+        links = [self._link, *(link for _, _, link in self.slots)]
+        for link in links:
+            with contextlib.suppress(RuntimeError):  # no loop runs any more
+                asyncio.get_running_loop().remove_reader(link)
+            link.close()
+        for inputs, outputs, _ in self.slots:
+            inputs.close()
+            outputs.close()
 
     def kill(self) -> None:
         """Ends the process now; what it was running is answered with an error."""
@@ -175,6 +190,12 @@ class ModelProcess:
         while self.alive and self._waiting:
             await asyncio.sleep(0.005)
         self.kill()
+
+
+def order_of(inputs: Sequence[Piece], outputs: Sequence[str]) -> bytes:
+    """The order to run inputs that lie so, for those outputs."""
+    rows = [(p.name, p.datatype, p.shape, p.offset, p.size_bytes) for p in inputs]
+    return orjson.dumps({"inputs": rows, "outputs": list(outputs)})
 
 
 def _ports(given: list[dict[str, Any]]) -> tuple[Port, ...]:

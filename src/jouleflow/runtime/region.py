@@ -12,6 +12,7 @@ class Region:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._map: mmap.mmap | None = None
+        self._size_bytes = 0  # at least so large
 
     @classmethod
     def create(cls, size_bytes: int, name: str) -> Region:
@@ -21,10 +22,13 @@ class Region:
 
     def reserve(self, size_bytes: int) -> None:
         """At least so many bytes, for both sides."""
+        if size_bytes <= self._size_bytes:
+            return
         page = mmap.PAGESIZE
         wanted = -(-max(size_bytes, 1) // page) * page
         if os.fstat(self.fd).st_size < wanted:
             os.ftruncate(self.fd, wanted)
+        self._size_bytes = wanted
 
     def view(self, size_bytes: int) -> memoryview:
         """The first bytes of it, to read and to write.

@@ -42,9 +42,9 @@ class Port:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
-    """A tensor inside a region."""
+    """A tensor inside a region. Not frozen, as making it then takes a third of the time."""
 
     name: str
     datatype: str

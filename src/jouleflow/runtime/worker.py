@@ -2,7 +2,7 @@
 
 It alone reads the model file, checks it, and gives the bytes to ONNX Runtime, so that a model that is hostile, crashes or
 takes too much memory ends this process and nothing else. Several batches run at once, each in a thread of its own on the
-one session. Orders and answers are small JSON messages over a socket; tensors lie in shared regions.
+one session. Orders and answers are small messages over a socket of each slot; tensors lie in shared regions.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import orjson
 
 from jouleflow.errors import InputError
 from jouleflow.graph.onnx_check import parse_onnx, with_own_data
@@ -30,6 +31,8 @@ from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strin
 
 MAX_MESSAGE_BYTES = 1 << 20
 ALIGN = 64
+MAX_KNOWN = 64
+DONE, FAILED = b"+", b"-"
 
 
 def _session(path: Path, threads: int) -> tuple[Any, bytes]:
@@ -56,26 +59,44 @@ def _ports(nodes: Any) -> list[dict[str, Any]]:
 
 
 class Slot:
-    """Where one batch lies: its inputs, its outputs, and the thread that runs it."""
+    """Where one batch lies: its inputs, its outputs, and the socket on which it is ordered. Orders repeat, so what one means
+    is kept: the arrays are views into the memory that the next inputs are written to."""
 
-    def __init__(self, inputs: Region, outputs: Region) -> None:
-        self.inputs, self.outputs = inputs, outputs
-        self.orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    def __init__(self, inputs: Region, outputs: Region, link: socket.socket) -> None:
+        self.inputs, self.outputs, self.link = inputs, outputs, link
+        self._orders: dict[bytes, tuple[dict[str, Any], list[str]]] = {}
 
-    def run(self, session: Any, order: dict[str, Any]) -> dict[str, Any]:
+    def serve(self, session: Any) -> None:
+        """Runs orders until the link is closed."""
+        while raw := self.link.recv(MAX_MESSAGE_BYTES):
+            self.link.send(self.answer(session, raw))
+
+    def answer(self, session: Any, raw: bytes) -> bytes:
         """The answer to an order; an error is an answer too."""
         try:
-            pieces = [Piece(*p) for p in order["inputs"]]
-            memory = self.inputs.view(max((p.offset + p.size_bytes for p in pieces), default=0))
-            feeds = {p.name: array_of(p, memory) for p in pieces}
+            order = self._orders.get(raw)
+            if order is None:
+                order = self._understood(raw)
+                if b'"BYTES"' not in raw:  # strings are copied, and must be read again
+                    if len(self._orders) >= MAX_KNOWN:
+                        self._orders.clear()
+                    self._orders[raw] = order
+            feeds, names = order
             start = time.perf_counter()
-            values = session.run(order["outputs"], feeds)
+            values = session.run(names, feeds)
             run_s = time.perf_counter() - start
-            return {"slot": order["slot"], "run_s": run_s, "outputs": self._write(order["outputs"], values)}
+            return DONE + struct.pack("<d", run_s) + self._written(names, values)
         except Exception as error:  # the errors of ONNX Runtime have no base of their own
-            return {"slot": order["slot"], "error": f"{type(error).__name__}: {error}"[:500]}
+            return FAILED + f"{type(error).__name__}: {error}"[:500].encode()
 
-    def _write(self, names: list[str], values: list[Any]) -> list[tuple[Any, ...]]:
+    def _understood(self, raw: bytes) -> tuple[dict[str, Any], list[str]]:
+        order = orjson.loads(raw)
+        pieces = [Piece(*p) for p in order["inputs"]]
+        memory = self.inputs.view(max((p.offset + p.size_bytes for p in pieces), default=0))
+        return {p.name: array_of(p, memory) for p in pieces}, order["outputs"]
+
+    def _written(self, names: list[str], values: list[Any]) -> bytes:
+        """Puts the outputs into their memory; the bytes say what lies where."""
         pieces, raws, at = [], [], 0
         for name, value in zip(names, values, strict=True):
             array = np.asarray(value)
@@ -92,26 +113,19 @@ class Slot:
         memory = self.outputs.view(at)
         for piece, raw in zip(pieces, raws, strict=True):
             memory[piece[3] : piece[3] + piece[4]] = raw
-        return pieces
-
-
-def _serve_slot(slot: Slot, session: Any, link: socket.socket, sending: threading.Lock) -> None:
-    while True:
-        answer = slot.run(session, slot.orders.get())
-        with sending:
-            link.send(json.dumps(answer).encode())
+        return orjson.dumps(pieces)
 
 
 def main() -> int:
-    """Reads its settings as the first message, answers with the model's ports or an error, then runs orders until the link
-    is closed."""
+    """Reads its settings as the first message, answers with the model's ports or an error, then runs orders until the link is
+    closed."""
     link = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
     settings = json.loads(link.recv(MAX_MESSAGE_BYTES))
     if settings["memory_bytes"]:
         resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    slots = [Slot(Region(a), Region(b)) for a, b in settings["regions"]]
+    slots = [Slot(Region(a), Region(b), socket.socket(fileno=c)) for a, b, c in settings["slots"]]
     path = Path(settings["path"])
     try:
         session, data = _session(path, settings["threads"])
@@ -122,12 +136,9 @@ def main() -> int:
         link.send(json.dumps({"error": f"{text}"[:2000] or type(error).__name__}).encode())
         return 1
     link.send(json.dumps(ready).encode())
-    sending = threading.Lock()
     for slot in slots:
-        threading.Thread(target=_serve_slot, args=(slot, session, link, sending), daemon=True).start()
-    while message := link.recv(MAX_MESSAGE_BYTES):
-        order = json.loads(message)
-        slots[order["slot"]].orders.put(order)
+        threading.Thread(target=slot.serve, args=(session,), daemon=True).start()
+    link.recv(1)  # nothing comes: it ends with the server
     return 0
 
 

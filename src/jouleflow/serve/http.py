@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -32,23 +32,30 @@ class HttpError(Exception):
         self.status = status
 
 
-class Request:
-    """A complete request. `respond` is called exactly once; `on_gone` is called when the sender went away before."""
+class Cancellable(Protocol):
+    """What a request became."""
 
-    __slots__ = ("_body", "_connection", "answer", "headers", "keep_alive", "method", "on_gone", "target")
+    cancelled: bool
+
+
+class Request:
+    """A complete request. `respond` is called exactly once. job: what it became; it is cancelled when the sender goes away."""
+
+    __slots__ = ("_body", "_connection", "answer", "headers", "job", "keep_alive", "method", "n_body", "target")
 
     def __init__(self, connection: Connection) -> None:
         self.method = self.target = b""
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = True
         self._body = bytearray()
+        self.n_body = 0  # bytes of it that have come
         self._connection = connection
         self.answer: bytes | None = None
-        self.on_gone: Callable[[], None] | None = None
+        self.job: Cancellable | None = None
 
     @property
     def body(self) -> memoryview:
-        return memoryview(self._body)
+        return memoryview(self._body)[: self.n_body]
 
     @property
     def path(self) -> str:
@@ -57,16 +64,27 @@ class Request:
 
     def respond(self, status: int, headers: Headers, *chunks: bytes) -> None:
         """Answers: it goes out after the answers to earlier requests of the connection."""
-        size = sum(map(len, chunks))
-        lines = [b"HTTP/1.1 %d %s\r\ncontent-length: %d\r\n" % (status, REASONS.get(status, b""), size)]
-        lines += [b"%s: %s\r\n" % header for header in headers]
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self.answer = b"".join(lines) if self.method == b"HEAD" else b"".join((*lines, *chunks))
+        self.respond_with(answer_head(status, headers, sum(map(len, chunks))), chunks)
+
+    def respond_with(self, head: bytes, chunks: Sequence[bytes]) -> None:
+        """The same with a head of `answer_head`, which may be used again."""
+        if not self.keep_alive:
+            lines, end, rest = head.partition(b"\r\n\r\n")
+            head = lines + b"\r\nconnection: close" + end + rest
+        self.answer = head if self.method == b"HEAD" else b"".join((head, *chunks))
         self._connection.flush()
+
+
+def answer_head(status: int, headers: Headers, size_bytes: int) -> bytes:
+    """The first lines of an answer whose body has so many bytes."""
+    lines = [b"HTTP/1.1 %d %s\r\ncontent-length: %d\r\n" % (status, REASONS.get(status, b""), size_bytes)]
+    lines += [b"%s: %s\r\n" % header for header in headers]
+    return b"".join((*lines, b"\r\n"))
 
 
 Handler = Callable[[Request], None]
 LINGER_S = 2.0
+LARGE_BODY_BYTES = 64 << 10
 
 
 @dataclass
@@ -111,6 +129,8 @@ class Connection(asyncio.Protocol):
         self.in_body = False
         self.since_s = 0.0
         self.loop = asyncio.get_running_loop()
+        self.n_missing = 0  # bytes of a large body
+        self.spare: bytearray | None = None  # memory of an earlier large body, to be used again
         self.broken = False
         self.lingering = False  # after an error: what still comes is thrown away, so that the answer can be read
 
@@ -125,8 +145,8 @@ class Connection(asyncio.Protocol):
         self.owner.open.discard(self)
         self.broken = True
         for request in self.waiting:
-            if request.answer is None and request.on_gone is not None:
-                request.on_gone()
+            if request.answer is None and request.job is not None:
+                request.job.cancelled = True
         self.waiting.clear()
         self.now = None
 
@@ -135,6 +155,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             self.parser.feed_data(data)
+            if self.n_missing > 0 and self.now is not None:
+                self._read_body_directly()
         except HttpError as error:
             self._fail(error)
         except httptools.HttpParserUpgrade:
@@ -171,6 +193,7 @@ class Connection(asyncio.Protocol):
         request.method = self.parser.get_method()
         request.keep_alive = self.parser.should_keep_alive() and not self.owner.draining
         declared = request.headers.get(b"content-length", b"0")
+        n_declared = int(declared) if declared.isdigit() else 0
         if not declared.isdigit():
             raise HttpError(400, "content-length must be a number")
         if int(declared) > self.limits.max_body_bytes:
@@ -178,20 +201,52 @@ class Connection(asyncio.Protocol):
         if request.headers.get(b"expect", b"").lower() == b"100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.in_body, self.since_s = True, monotonic()
+        if n_declared >= LARGE_BODY_BYTES:
+            if self.spare is not None and len(self.spare) >= n_declared:
+                request._body, self.spare = self.spare, None
+            else:
+                request._body = bytearray(n_declared)
+            self.n_missing = n_declared
 
     def on_body(self, body: bytes) -> None:
-        assert self.now is not None
-        if len(self.now._body) + len(body) > self.limits.max_body_bytes:
+        request = self.now
+        assert request is not None
+        at = request.n_body
+        request.n_body += len(body)
+        if request.n_body > self.limits.max_body_bytes:
             raise HttpError(413, f"the body exceeds {self.limits.max_body_bytes} bytes")
-        self.now._body += body
+        if len(request._body) >= request.n_body:
+            request._body[at : request.n_body] = body
+            self.n_missing -= len(body)
+        else:
+            request._body += body
+
+    def _read_body_directly(self) -> None:
+        """The rest of a large body goes from the socket to where it is wanted, past the parser."""
+        self.transport.pause_reading()
+        self.transport.set_protocol(_BodyReader(self))
+        self.transport.resume_reading()
+
+    def body_is_there(self) -> None:
+        """The end of a body that was read directly: the parser starts afresh with the next request."""
+        self.transport.pause_reading()
+        self.transport.set_protocol(self)
+        self.transport.resume_reading()
+        self.parser = httptools.HttpRequestParser(self)
+        try:
+            self.on_message_complete()
+        except HttpError as error:
+            self._fail(error)
 
     def on_message_complete(self) -> None:
         request = self.now
         assert request is not None
+        self.n_missing = 0
         self.now, self.since_s = None, monotonic()
         encoding = request.headers.get(b"content-encoding")
         if encoding is not None:
-            request._body = bytearray(_inflated(bytes(request._body), encoding.lower(), self.limits.max_body_bytes))
+            request._body = bytearray(_inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
+            request.n_body = len(request._body)
         self.waiting.append(request)
         if len(self.waiting) >= self.limits.max_pipelined:
             self.transport.pause_reading()
@@ -204,6 +259,8 @@ class Connection(asyncio.Protocol):
             request = self.waiting.popleft()
             assert request.answer is not None
             ready.append(request.answer)
+            if len(request._body) >= LARGE_BODY_BYTES:
+                self.spare = request._body
             if not request.keep_alive:
                 self.waiting.clear()
                 self.broken = True
@@ -243,6 +300,32 @@ class Connection(asyncio.Protocol):
         self.now, request.keep_alive = None, False
         self.waiting.append(request)
         request.respond(error.status, JSON_HEADERS, b'{"error":"%s"}' % str(error).replace('"', "'").encode())
+
+
+class _BodyReader(asyncio.BufferedProtocol):
+    """Reads into the body of a request until it is complete."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        assert connection.now is not None
+        self.request = connection.now
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        at = self.request.n_body
+        return memoryview(self.request._body)[at : at + self.connection.n_missing]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        connection = self.connection
+        self.request.n_body += nbytes
+        connection.n_missing -= nbytes
+        if connection.n_missing == 0 and connection.now is self.request:
+            connection.body_is_there()
+
+    def eof_received(self) -> None:
+        """The sender gave up in the middle of a body: the connection closes."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connection.connection_lost(exc)
 
 
 def _inflated(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -36,12 +36,13 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An input as sent: its bytes lie in the message or were in the JSON."""
+    """An input as described: size_bytes in the binary part of the body, or its data, which were in the JSON."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: memoryview | bytes
+    size_bytes: int
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +53,41 @@ class Wanted:
     binary: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request to infer. timeout_s: how long its sender will wait; 0 when it did not say."""
+@dataclass(slots=True)
+class Header:
+    """All of a request but its tensors' bytes; clients send the same one again and again. kind: the shapes of the model's
+    inputs without rows. timeout_s: how long the sender will wait; 0 when it did not say. answers: heads of answers by the
+    shapes in them, kept for the next request that looks the same."""
 
     id: str
-    inputs: tuple[Given, ...]
-    outputs: tuple[Wanted, ...]
+    given: tuple[Given, ...]
+    wanted: tuple[Wanted, ...]
     timeout_s: float
     priority: int
+    n_rows: int
+    kind: tuple[tuple[int, ...], ...]
+    place: tuple[int, ...]  # per input of the model: which of `given` it is
+    n_binary: int
+    answers: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Header:
-    """The JSON part, checked but for the bytes: it may be used again for other bodies."""
+class Ask:
+    """A request to infer: its header, and the bytes of the model's inputs in the model's order."""
 
-    id: str
-    inputs: list[tuple[str, str, tuple[int, ...], int | bytes]]  # a size in the binary part, or the bytes themselves
-    outputs: tuple[Wanted, ...]
-    timeout_s: float
-    priority: int
-    n_binary: int = field(default=0)
+    header: Header
+    data: list[memoryview | bytes]
+    size_bytes: int
 
 
 class Decoder:
-    """Decodes the requests for one model; remembers headers, as clients send the same ones again and again."""
+    """Decodes the requests for one model. batchable: whether first sides are rows, of which a request has at most max_rows."""
 
-    def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port], batchable: bool, max_rows: int) -> None:
         self.inputs = {p.name: p for p in inputs}
         self.outputs = [p.name for p in outputs]
-        self._headers: OrderedDict[bytes, _Header] = OrderedDict()
+        self.batchable, self.max_rows = batchable, max_rows
+        self._headers: OrderedDict[bytes, Header] = OrderedDict()
 
     def ask(self, body: memoryview, header_bytes: int | None) -> Ask:
         """The request in a body. header_bytes: of the JSON when binary tensors follow it, None when all is JSON.
@@ -98,7 +104,7 @@ class Decoder:
         header = self._headers.get(raw)
         if header is None:
             header = self._header(raw)
-            if len(raw) <= CACHED_HEADER_BYTES and all(isinstance(i[3], int) for i in header.inputs):
+            if len(raw) <= CACHED_HEADER_BYTES and all(g.data is None for g in header.given):
                 self._headers[raw] = header
                 if len(self._headers) > CACHED_HEADERS:
                     self._headers.popitem(last=False)
@@ -107,19 +113,21 @@ class Decoder:
                 400,
                 f"the body has {len(body) - header_bytes} bytes of binary tensors, their binary_data_size say {header.n_binary}",
             )
-        at, inputs = header_bytes, []
-        for name, datatype, shape, data in header.inputs:
-            if isinstance(data, int):
-                piece: memoryview | bytes = body[at : at + data]
-                at += data
-                if datatype == "BYTES":
-                    check_strings(piece, shape, name)
+        at, sent = header_bytes, []
+        for given in header.given:
+            if given.data is None:
+                sent.append(body[at : at + given.size_bytes])
+                at += given.size_bytes
+                if given.datatype == "BYTES":
+                    check_strings(sent[-1], given.shape, given.name)
             else:
-                piece = data
-            inputs.append(Given(name, datatype, shape, piece))
-        return Ask(header.id, tuple(inputs), header.outputs, header.timeout_s, header.priority)
+                sent.append(memoryview(given.data))
+        if len(sent) == 1:
+            return Ask(header, sent, len(sent[0]))  # type: ignore[arg-type]
+        data: list[memoryview | bytes] = [sent[k] for k in header.place]
+        return Ask(header, data, sum(map(len, data)))
 
-    def _header(self, raw: bytes) -> _Header:
+    def _header(self, raw: bytes) -> Header:
         try:
             asked = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
@@ -127,22 +135,36 @@ class Decoder:
         if not isinstance(asked, dict):
             raise RequestError(400, "the request must be a JSON object")
         parameters = _object(asked.get("parameters", {}), "parameters")
-        given = _list(asked.get("inputs"), "inputs")
-        header = _Header(
-            _text(asked.get("id", ""), "id"),
-            [],
-            self._wanted(asked, parameters),
-            _timeout_s(parameters),
-            _priority(parameters),
+        given = tuple(
+            self._input(_object(each, f"inputs[{k}]"), f"inputs[{k}]")
+            for k, each in enumerate(_list(asked.get("inputs"), "inputs"))
         )
-        for k, each in enumerate(given):
-            spec = self._input(_object(each, f"inputs[{k}]"), f"inputs[{k}]")
-            header.inputs.append(spec)
-            header.n_binary += spec[3] if isinstance(spec[3], int) else 0
-        names = [i[0] for i in header.inputs]
+        return self.header(
+            _text(asked.get("id", ""), "id"), given, self._wanted(asked, parameters), _timeout_s(parameters), _priority(parameters)
+        )  # fmt: skip
+
+    def header(
+        self, request_id: str, given: tuple[Given, ...], wanted: tuple[Wanted, ...], timeout_s: float, priority: int
+    ) -> Header:
+        """The header of checked parts.
+
+        Raises RequestError when inputs are missing, disagree on their rows, or have too many.
+        """
+        names = [g.name for g in given]
         if sorted(names) != sorted(self.inputs):
             raise RequestError(400, f"inputs {sorted(names)} given, the model has {sorted(self.inputs)}")
-        return header
+        place = tuple(names.index(name) for name in self.inputs)
+        n_rows = 1
+        if self.batchable:
+            rows = {g.shape[0] for g in given}
+            if len(rows) != 1:
+                raise RequestError(400, f"inputs disagree on the batch size: {sorted(rows)}")
+            n_rows = rows.pop()
+            if n_rows > self.max_rows:
+                raise RequestError(400, f"a batch of {n_rows} rows: at most {self.max_rows} are served, split it")
+        kind = tuple(given[k].shape[1:] if self.batchable else given[k].shape for k in place)
+        n_binary = sum(g.size_bytes for g in given if g.data is None)
+        return Header(request_id, given, wanted, timeout_s, priority, n_rows, kind, place, n_binary)
 
     def _wanted(self, asked: dict[str, Any], parameters: dict[str, Any]) -> tuple[Wanted, ...]:
         binary = _flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
@@ -163,7 +185,7 @@ class Decoder:
             raise RequestError(400, f"outputs name one twice: {[w.name for w in wanted]}")
         return tuple(wanted)
 
-    def _input(self, spec: dict[str, Any], where: str) -> tuple[str, str, tuple[int, ...], int | bytes]:
+    def _input(self, spec: dict[str, Any], where: str) -> Given:
         name = _text(spec.get("name"), f"{where}.name")
         port = self.inputs.get(name)
         if port is None:
@@ -178,13 +200,14 @@ class Decoder:
             raise RequestError(400, f"{where}: shared memory is not offered; send the bytes")
         size = own.get("binary_data_size")
         if size is None:
-            return name, datatype, shape, _json_data(spec.get("data"), datatype, shape, f"{where}.data")
+            data = _json_data(spec.get("data"), datatype, shape, f"{where}.data")
+            return Given(name, datatype, shape, len(data), data)
         if "data" in spec:
             raise RequestError(400, f"{where} has data and binary_data_size: give one of them")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise RequestError(400, f"{where}.parameters.binary_data_size {size!r} must be an integer >= 0")
         check_size(datatype, shape, size, where)
-        return name, datatype, shape, size
+        return Given(name, datatype, shape, size)
 
 
 def check_shape(port: Port, shape: tuple[int, ...], where: str) -> None:

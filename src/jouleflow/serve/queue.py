@@ -34,7 +34,7 @@ class ModelQueue:
     def offer(self, job: Job, now_s: float, n_cores: int) -> bool:
         """Takes a job in, or ends it as rejected at once."""
         self.counts["accepted"] += 1
-        size = sum(len(i.data) for i in job.ask.inputs)
+        size = job.ask.size_bytes
         if self.n_jobs >= self.max_jobs or (self.n_jobs and self.n_bytes + size > self.max_bytes):
             wait_s = self.n_rows / self.drain_rows_per_s if self.drain_rows_per_s else 1.0
             self._end(
@@ -122,7 +122,7 @@ class ModelQueue:
 
     def _pop(self, kind: tuple[tuple[int, ...], ...]) -> Job:
         job = heapq.heappop(self._kinds[kind])
-        size = sum(len(i.data) for i in job.ask.inputs)
+        size = job.ask.size_bytes
         self.n_jobs, self.n_rows, self.n_bytes = self.n_jobs - 1, self.n_rows - job.n_rows, self.n_bytes - size
         return job
 

@@ -93,7 +93,7 @@ class Rpc:
             id=request.id,
             outputs=[
                 {"name": want.name, "datatype": datatype, "shape": shape}
-                for want, (datatype, shape, _) in zip(job.ask.outputs, result.values, strict=True)
+                for want, (datatype, shape, _) in zip(job.ask.header.wanted, result.values, strict=True)
             ],
             raw_output_contents=[raw for _, _, raw in result.values],
         )
@@ -117,13 +117,15 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     raws = request.raw_input_contents
     if len(request.id) > MAX_NAME or len(given) > MAX_TENSORS or len(request.outputs) > MAX_TENSORS:
         raise RequestError(400, f"an id of at most {MAX_NAME} characters and {MAX_TENSORS} tensors are taken")
-    if sorted(i.name for i in given) != sorted(decoder.inputs):
-        raise RequestError(400, f"inputs {sorted(i.name for i in given)} given, the model has {sorted(decoder.inputs)}")
     if raws and len(raws) != len(given):
         raise RequestError(400, f"{len(raws)} raw_input_contents for {len(given)} inputs")
-    inputs = []
+    inputs, sent = [], []
     for k, each in enumerate(given):
-        where, port = f"inputs[{k}]", decoder.inputs[each.name]
+        where, port = f"inputs[{k}]", decoder.inputs.get(each.name)
+        if port is None:
+            raise RequestError(
+                400, f"{where}.name {each.name!r} is not an input of the model: {sorted(decoder.inputs)}"
+            )
         if each.datatype != port.datatype:
             raise RequestError(400, f"{where}.datatype {each.datatype!r}: input {each.name!r} is {port.datatype}")
         shape = tuple(each.shape)
@@ -134,7 +136,8 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
         check_size(each.datatype, shape, len(raw), where)
         if each.datatype == "BYTES":
             check_strings(raw, shape, each.name)
-        inputs.append(Given(each.name, each.datatype, shape, raw))
+        inputs.append(Given(each.name, each.datatype, shape, len(raw)))
+        sent.append(raw)
     names = [o.name for o in request.outputs] or decoder.outputs
     unknown = sorted(set(names) - set(decoder.outputs))
     if unknown or len(set(names)) != len(names):
@@ -142,7 +145,10 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     timeout_s = _whole(request, "timeout", 3_600_000_000) * 1e-6
     limits = [s for s in (timeout_s, remaining_s or 0.0) if s > 0]
     wanted = tuple(Wanted(n, True) for n in names)
-    return Ask(request.id, tuple(inputs), wanted, min(limits, default=0.0), _whole(request, "priority", 255))
+    priority = _whole(request, "priority", 255)
+    header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
+    data: list[memoryview | bytes] = [sent[k] for k in header.place]
+    return Ask(header, data, sum(map(len, data)))
 
 
 def _product(shape: tuple[int, ...]) -> int:

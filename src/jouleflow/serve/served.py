@@ -7,14 +7,16 @@ from math import inf, prod
 from time import monotonic
 
 from jouleflow.policy.batch import Finished
-from jouleflow.runtime.process import Answer, ModelProcess
+from jouleflow.runtime.process import Answer, ModelProcess, order_of
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings
 from jouleflow.serve.job import End, Job, Result
-from jouleflow.serve.oip import Ask, Decoder, RequestError
+from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.queue import ModelQueue
 from jouleflow.serve.repository import ModelSpec
 
 ALIGN = 64
+MAX_LAYOUTS = 256
+Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...]]  # kind, rows, bytes, outputs
 
 
 class ServedModel:
@@ -22,12 +24,14 @@ class ServedModel:
 
     def __init__(self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[], None]) -> None:
         self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
-        self.decoder = Decoder(process.inputs, process.outputs)
         ports = (*process.inputs, *process.outputs)
         self.batchable = bool(process.inputs) and all(p.shape and p.shape[0] == -1 for p in ports)
         self.fixed_rows = (
             0 if self.batchable else (process.inputs[0].shape[0] if process.inputs and process.inputs[0].shape else 1)
         )
+        max_rows = queue.max_batch if self.batchable else 1
+        self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
+        self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
         self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
         self.queue_s = self.compute_s = 0.0
         self._last_end_s = 0.0
@@ -37,42 +41,46 @@ class ServedModel:
         return self.process.alive
 
     def job(self, ask: Ask, now_s: float, done: Callable[[Result], None]) -> Job:
-        """The job of a checked request.
-
-        Raises RequestError when it has more rows than a batch, or its inputs disagree on them.
-        """
-        rows = {i.shape[0] for i in ask.inputs} if self.batchable else {1}
-        if len(rows) != 1:
-            raise RequestError(400, f"inputs disagree on the batch size: {sorted(rows)}")
-        n_rows = rows.pop()
-        if n_rows > self.queue.max_batch:
-            raise RequestError(400, f"a batch of {n_rows} rows: at most {self.queue.max_batch} are served, split it")
-        kind = tuple(i.shape[1:] if self.batchable else i.shape for i in sorted(ask.inputs, key=lambda i: i.name))
-        limits = [s for s in (ask.timeout_s, self.spec.slo_s) if s > 0]
-        deadline_s = now_s + min(limits) if limits else inf
-        priority = ask.priority or self.spec.priority
-        return Job(ask, n_rows, kind, now_s, deadline_s, priority, done)
+        """The job of a checked request."""
+        header, slo_s = ask.header, self.spec.slo_s
+        limit_s = min(header.timeout_s or inf, slo_s or inf)
+        return Job(ask, header.n_rows, header.kind, now_s, now_s + limit_s, header.priority or self.spec.priority, done)
 
     def start(self, batch: list[Job], now_s: float) -> None:
         """Runs a batch on a free slot."""
         slot = self.process.free.pop()
         n_rows = sum(j.n_rows for j in batch)
-        pieces, at = [], 0
-        for k, first in enumerate(batch[0].ask.inputs):
-            shape = (n_rows, *first.shape[1:]) if self.batchable else first.shape
-            size = sum(len(j.ask.inputs[k].data) for j in batch) if len(batch) > 1 else len(first.data)
-            pieces.append(Piece(first.name, first.datatype, shape, at, size))
-            at += -(-size // ALIGN) * ALIGN
-        memory = self.process.place(slot, at)
-        for piece in pieces:
-            to = piece.offset
+        offsets, size_bytes, order = self._layout(batch, n_rows)
+        memory = self.process.place(slot, size_bytes)
+        for k, at in enumerate(offsets):
             for job in batch:
-                data = next(i.data for i in job.ask.inputs if i.name == piece.name)
-                memory[to : to + len(data)] = data
-                to += len(data)
-        names = list(dict.fromkeys(w.name for j in batch for w in j.ask.outputs))
+                data = job.ask.data[k]
+                memory[at : at + len(data)] = data
+                at += len(data)
         self.queue.n_running += 1
-        self.process.run(slot, pieces, names, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
+        self.process.run(slot, order, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
+
+    def _layout(self, batch: list[Job], n_rows: int) -> tuple[list[int], int, bytes]:
+        """Where the inputs of a batch lie, and the order to run them; kept, as batches look alike."""
+        first = batch[0].ask
+        wanted = first.header.wanted
+        if any(j.ask.header.wanted is not wanted for j in batch):
+            names = tuple(dict.fromkeys(w.name for j in batch for w in j.ask.header.wanted))
+        else:
+            names = tuple([w.name for w in wanted])
+        sizes = tuple([sum([len(j.ask.data[k]) for j in batch]) for k in range(len(first.data))])
+        key = (first.header.kind, n_rows, sizes, names)
+        known = self._layouts.get(key)
+        if known is None:
+            pieces, at = [], 0
+            for port, shape, size in zip(self.process.inputs, first.header.kind, sizes, strict=True):
+                whole = (n_rows, *shape) if self.batchable else shape
+                pieces.append(Piece(port.name, port.datatype, whole, at, size))
+                at += -(-size // ALIGN) * ALIGN
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            known = self._layouts[key] = [p.offset for p in pieces], at, order_of(pieces, names)
+        return known
 
     def _ended(self, slot: int, batch: list[Job], n_rows: int, started_s: float, answer: Answer) -> None:
         queue, now_s = self.queue, monotonic()
@@ -91,7 +99,9 @@ class ServedModel:
             for job in batch:
                 waited = started_s - job.arrived_s
                 try:
-                    values = [self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.ask.outputs]
+                    values = [
+                        self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.ask.header.wanted
+                    ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
                 except ValueError as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)

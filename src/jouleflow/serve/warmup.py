@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from math import prod
+from math import inf, prod
 from time import monotonic
 
-from jouleflow.runtime.process import Answer
+from jouleflow.runtime.process import Answer, order_of
 from jouleflow.runtime.tensors import NUMPY, Piece
 from jouleflow.serve.served import ALIGN, ServedModel
 
-BUDGET_S = 2.0
-REPEATS = 3
+BUDGET_S = 2.0  # for a model
+SIZE_S = 0.1  # for a size of batch, beyond its first runs
+LEAST_REPEATS = 3
 
 
 def sizes_up_to(most: int) -> list[int]:
@@ -30,14 +31,17 @@ async def warm_up(served: ServedModel) -> None:
         return
     start_s = monotonic()
     for n_rows in sizes_up_to(served.queue.max_batch if served.batchable else 1):
-        for k in range(REPEATS):
+        best_s, n, size_start_s = inf, 0, monotonic()
+        while n < LEAST_REPEATS or monotonic() - size_start_s < SIZE_S:
             seconds = await _run_zeros(served, n_rows)
             if seconds is None:
                 return
-            if k:  # the first one touches memory
-                served.queue.latencies.saw(n_rows, seconds)
+            best_s, n = min(best_s, seconds), n + 1
             if monotonic() - start_s > BUDGET_S:
-                return
+                break
+        served.queue.latencies.start_from(n_rows, best_s)
+        if monotonic() - start_s > BUDGET_S:
+            return
 
 
 async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
@@ -51,7 +55,7 @@ async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
     process.place(slot, at)[:] = bytes(at)
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     start_s = monotonic()
-    process.run(slot, pieces, [p.name for p in process.outputs], answered.set_result)
+    process.run(slot, order_of(pieces, [p.name for p in process.outputs]), answered.set_result)
     answer = await answered
     if not process.alive:
         return None
