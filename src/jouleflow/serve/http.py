@@ -85,6 +85,7 @@ def answer_head(status: int, headers: Headers, size_bytes: int) -> bytes:
 Handler = Callable[[Request], None]
 LINGER_S = 2.0
 LARGE_BODY_BYTES = 64 << 10
+RECEIVE_BYTES = 16 << 10
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Connections:
             connection.drain()
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client."""
 
     def __init__(self, owner: Connections) -> None:
@@ -129,6 +130,7 @@ class Connection(asyncio.Protocol):
         self.in_body = False
         self.since_s = 0.0
         self.loop = asyncio.get_running_loop()
+        self.received = memoryview(bytearray(RECEIVE_BYTES))
         self.n_missing = 0  # bytes of a large body
         self.spare: bytearray | None = None  # memory of an earlier large body, to be used again
         self.broken = False
@@ -150,13 +152,29 @@ class Connection(asyncio.Protocol):
         self.waiting.clear()
         self.now = None
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: those of a large body to their place, all others through the parser."""
+        if self.n_missing > 0 and self.now is not None:
+            at = self.now.n_body
+            return memoryview(self.now._body)[at : at + self.n_missing]
+        return self.received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        request = self.now
         if self.broken:
             return
+        if self.n_missing > 0 and request is not None:
+            request.n_body += nbytes
+            self.n_missing -= nbytes
+            if self.n_missing == 0:
+                self.parser = httptools.HttpRequestParser(self)  # the old one waits for the body still
+                self._guarded(self.on_message_complete)
+            return
+        self._guarded(self.parser.feed_data, self.received[:nbytes])
+
+    def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
         try:
-            self.parser.feed_data(data)
-            if self.n_missing > 0 and self.now is not None:
-                self._read_body_directly()
+            work(*arguments)
         except HttpError as error:
             self._fail(error)
         except httptools.HttpParserUpgrade:
@@ -221,23 +239,6 @@ class Connection(asyncio.Protocol):
         else:
             request._body += body
 
-    def _read_body_directly(self) -> None:
-        """The rest of a large body goes from the socket to where it is wanted, past the parser."""
-        self.transport.pause_reading()
-        self.transport.set_protocol(_BodyReader(self))
-        self.transport.resume_reading()
-
-    def body_is_there(self) -> None:
-        """The end of a body that was read directly: the parser starts afresh with the next request."""
-        self.transport.pause_reading()
-        self.transport.set_protocol(self)
-        self.transport.resume_reading()
-        self.parser = httptools.HttpRequestParser(self)
-        try:
-            self.on_message_complete()
-        except HttpError as error:
-            self._fail(error)
-
     def on_message_complete(self) -> None:
         request = self.now
         assert request is not None
@@ -300,32 +301,6 @@ class Connection(asyncio.Protocol):
         self.now, request.keep_alive = None, False
         self.waiting.append(request)
         request.respond(error.status, JSON_HEADERS, b'{"error":"%s"}' % str(error).replace('"', "'").encode())
-
-
-class _BodyReader(asyncio.BufferedProtocol):
-    """Reads into the body of a request until it is complete."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        assert connection.now is not None
-        self.request = connection.now
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        at = self.request.n_body
-        return memoryview(self.request._body)[at : at + self.connection.n_missing]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        connection = self.connection
-        self.request.n_body += nbytes
-        connection.n_missing -= nbytes
-        if connection.n_missing == 0 and connection.now is self.request:
-            connection.body_is_there()
-
-    def eof_received(self) -> None:
-        """The sender gave up in the middle of a body: the connection closes."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.connection.connection_lost(exc)
 
 
 def _inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
