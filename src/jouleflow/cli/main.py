@@ -372,6 +372,51 @@ def serve(
 
 
 @app.command()
+def load(
+    url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:8000.")],
+    model: Annotated[str, typer.Argument(help="The model.")],
+    rate: Annotated[float, typer.Option(help="Requests a second; 0 keeps --in-flight of them in flight.")] = 0.0,
+    arrivals: Annotated[str, typer.Option(help="steady, poisson, bursty, diurnal, or a recorded .csv.")] = "poisson",
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight when there is no --rate.")] = 16,
+    duration: Duration = "10s",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
+    slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms.")] = "",
+    timeout: Annotated[str, typer.Option(help="Deadline that each request carries, such as 50ms.")] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Put load on an Open Inference Protocol server: throughput, percentiles, goodput."""
+    import os
+
+    import numpy as np
+
+    from jouleflow.load.run import Load, run_load
+    from jouleflow.trace.arrivals import load_arrivals, make_arrivals
+
+    seconds, random = _quantity(duration, "s") or 10.0, np.random.default_rng(seed)
+    times = None
+    if rate > 0 and arrivals.endswith((".csv", ".csv.gz")):
+        times = load_arrivals(Path(arrivals), random, rate, seconds)
+    elif rate > 0:
+        times = make_arrivals(arrivals, rate, seconds, random)
+    slo_s, timeout_s = (_quantity(t, "s") or 0.0 if t else 0.0 for t in (slo, timeout))
+    asked = Load(
+        url.rstrip("/"), model, times, in_flight, seconds, rows, slo_s, timeout_s, os.environ.get("JOULEFLOW_TOKEN", "")
+    )
+    summary = run_load(asked).summary(slo_s)
+    _emit(summary, as_json)
+    if not as_json:
+        for key, value in summary.items():
+            if key.startswith(("latency", "rejection")):
+                out.print(
+                    f"{key.removesuffix('_s'):<22} {'none' if value is None else f'{value * 1e3:.2f} ms'}",
+                    highlight=False,
+                )
+            else:
+                out.print(f"{key:<22} {f'{value:.4g}' if isinstance(value, float) else value}", highlight=False)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `run` or `simulate` wrote.")],
     output: Annotated[
