@@ -356,6 +356,7 @@ def serve(
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
+    core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol until told to stop."""
@@ -366,7 +367,7 @@ def serve(
 
     settings = AppSettings(
         http, grpc, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
-        os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure,
+        os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
     )  # fmt: skip
     run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))
 

@@ -13,14 +13,17 @@ import orjson
 from jouleflow.errors import InputError
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
+from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.job import End, Result
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
 from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
 from jouleflow.serve.server import Server
 
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")
 CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
+OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
 MAX_KNOWN, MAX_ANSWERS = 64, 8
 
@@ -28,8 +31,8 @@ MAX_KNOWN, MAX_ANSWERS = 64, 8
 class Api:
     """Answers requests. admin: whether this listener may load and unload models."""
 
-    def __init__(self, server: Server, access: Access, admin: bool = False) -> None:
-        self.server, self.access, self.admin = server, access, admin
+    def __init__(self, server: Server, access: Access, history: History, admin: bool = False) -> None:
+        self.server, self.access, self.history, self.admin = server, access, history, admin
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[tuple[bytes, bytes, bytes], tuple[int, str] | None] = {}  # what access said
 
@@ -76,9 +79,10 @@ class Api:
         plain: dict[str, Callable[[], Any]] = {
             "/v2": lambda: describe.server_metadata(self.admin),
             "/v2/": lambda: describe.server_metadata(self.admin),
+            "/live.json": self.history.live,
             "/v2/models/stats": lambda: {"model_stats": [describe.statistics(m) for m in server.models.values()]},
         }
-        if path not in plain and path not in ("/v2/health/live", "/v2/health/ready", "/metrics") and not found:
+        if path not in plain and path not in OTHERS and path not in PAGE and not found:
             raise RequestError(404, "there is nothing at this address")
         _require(request.method in (b"GET", b"HEAD"), request, "GET")
         if path in plain:
@@ -87,6 +91,9 @@ class Api:
             request.respond(200, ())
         elif path == "/v2/health/ready":
             request.respond(200 if server.ready else 503, ())
+        elif path in PAGE:
+            kind, content = page_file(path)
+            request.respond(200, ((b"content-type", kind), *PAGE_HEADERS), content)
         elif path == "/metrics":
             request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(server))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from jouleflow.errors import InputError
+from jouleflow.runtime.meter import ASSUMED_CORE_W, open_meter
 from jouleflow.serve.access import make_access, parse_address
 from jouleflow.serve.api import Api
+from jouleflow.serve.history import History
 from jouleflow.serve.http import Connections
 from jouleflow.serve.server import Server, ServerSettings, open_server
 
@@ -19,7 +22,7 @@ from jouleflow.serve.server import Server, ServerSettings, open_server
 @dataclass(frozen=True, slots=True)
 class AppSettings:
     """Where to listen; grpc empty: not at all. admin: a listener that may load and unload models; empty: there is none. tokens: from the
-    environment, never from the command line."""
+    environment, never from the command line. core_w: power of a busy core, where no meter is found."""
 
     http: str = "127.0.0.1:8000"
     grpc: str = ""
@@ -28,6 +31,7 @@ class AppSettings:
     token: str = ""
     admin_token: str = ""
     insecure: bool = False
+    core_w: float = ASSUMED_CORE_W
 
 
 class App:
@@ -39,6 +43,7 @@ class App:
         self._listeners: list[tuple[asyncio.Server, Connections]] = []
         self._sweeps: list[asyncio.Task[None]] = []
         self._rpc: Any = None
+        self.history = History(server, open_meter(self._processes, settings.core_w))
 
     async def start(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Loads the models, then listens.
@@ -49,16 +54,20 @@ class App:
         if s.admin and not s.admin_token:
             raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
         await self.server.load_all(note)
+        self._sweeps.append(asyncio.get_running_loop().create_task(self.history.run()))
         await self._listen("http", s.http, s.token, admin=False)
         if s.grpc:
             await self._listen_rpc(s.grpc)
         if s.admin:
             await self._listen("admin", s.admin, s.admin_token, admin=True)
 
+    def _processes(self) -> list[int]:
+        return [os.getpid(), *(m.process.pid for m in self.server.models.values())]
+
     async def _listen(self, name: str, address: str, token: str, admin: bool) -> None:
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
-        connections = Connections(Api(self.server, access, admin), self.server.settings.limits)
+        connections = Connections(Api(self.server, access, self.history, admin), self.server.settings.limits)
         loop = asyncio.get_running_loop()
         try:
             listener = await loop.create_server(connections.protocol, host, port, backlog=1024)

@@ -16,6 +16,7 @@ from jouleflow.serve.repository import ModelSpec
 
 ALIGN = 64
 MAX_LAYOUTS = 256
+MAX_LATENCIES = 10_000
 Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...]]  # kind, rows, bytes, outputs
 
 
@@ -34,6 +35,7 @@ class ServedModel:
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
         self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
         self.queue_s = self.compute_s = 0.0
+        self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
         self._last_end_s = 0.0
 
     @property
@@ -108,6 +110,8 @@ class ServedModel:
                 row += job.n_rows
                 queue.end(job, result)
                 self.queue_s += waited
+                if len(self.latencies_s) < MAX_LATENCIES:
+                    self.latencies_s.append(waited + seconds)
                 self.compute_s += seconds / len(batch)
             entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1

@@ -1,0 +1,92 @@
+"""The last minutes of a server, a sample a second: what the live page shows and what a report of a load test reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from jouleflow.runtime.meter import Meter
+from jouleflow.serve.server import Server
+
+SECONDS = 300
+ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
+
+
+class History:
+    """Samples of every model, and of the meter."""
+
+    def __init__(self, server: Server, meter: Meter) -> None:
+        self.server, self.meter = server, meter
+        self.samples: deque[dict[str, Any]] = deque(maxlen=SECONDS)
+        self._counts: dict[str, dict[str, int]] = {}
+        self._batches: dict[str, tuple[float, float]] = {}  # rows, batches
+        self._joules, self._at_s = meter.read_j(), monotonic()
+
+    async def run(self) -> None:
+        """Takes a sample a second, for as long as it runs."""
+        while True:
+            await asyncio.sleep(1.0)
+            self.sample()
+
+    def sample(self) -> None:
+        now_s, joules = monotonic(), self.meter.read_j()
+        span_s, spent_j = max(now_s - self._at_s, 1e-6), joules - self._joules
+        self._at_s, self._joules = now_s, joules
+        models = {name: self._model(name, span_s) for name in list(self.server.models)}
+        done = sum(m["completed"] for m in models.values()) * span_s
+        self.samples.append(
+            {
+                "models": models,
+                "power_w": spent_j / span_s,
+                "j_per_request": spent_j / done if done >= 1 else None,
+            }
+        )
+
+    def _model(self, name: str, span_s: float) -> dict[str, Any]:
+        served = self.server.models[name]
+        queue = served.queue
+        before = self._counts.get(name, {})
+        now = {k: int(queue.counts[k]) for k in ("accepted", *ENDS)}
+        self._counts[name] = now
+        rows = float(sum(n * b for n, (b, _) in served.batch_sizes.items()))
+        batches = float(sum(b for b, _ in served.batch_sizes.values()))
+        rows_before, batches_before = self._batches.get(name, (0.0, 0.0))
+        self._batches[name] = rows, batches
+        latencies, served.latencies_s = served.latencies_s, []
+        quantiles = np.percentile(latencies, (50, 99)).tolist() if latencies else [None, None]
+        n_batches = batches - batches_before
+        return {
+            **{k: max(v - before.get(k, v), 0) / span_s for k, v in now.items()},
+            "waiting": queue.n_jobs,
+            "running": queue.n_running,
+            "batch": (rows - rows_before) / n_batches if n_batches > 0 else None,
+            "p50_s": quantiles[0],
+            "p99_s": quantiles[1],
+        }
+
+    def live(self) -> dict[str, Any]:
+        """What the page draws."""
+        models = {
+            name: {
+                "version": m.spec.version,
+                "ready": m.ready,
+                "slo_s": m.spec.slo_s,
+                "max_batch": m.queue.max_batch,
+                "instances": m.queue.n_instances,
+                "deaths": self.server.n_deaths.get(name, 0),
+                "totals": {k: int(m.queue.counts[k]) for k in ("accepted", *ENDS)},
+            }
+            for name, m in sorted(self.server.models.items())
+        }
+        return {
+            "policy": self.server.settings.policy,
+            "n_cores": self.server.n_cores,
+            "meter": {"provenance": self.meter.provenance, "source": self.meter.source},
+            "problems": self.server.problems,
+            "models": models,
+            "samples": list(self.samples),
+        }

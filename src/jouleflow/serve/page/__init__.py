@@ -1,0 +1,28 @@
+"""The live page: three files, no other host, nothing inline."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+PAGE = {
+    "/": ("index.html", b"text/html; charset=utf-8"),
+    "/live.css": ("live.css", b"text/css; charset=utf-8"),
+    "/live.js": ("live.js", b"text/javascript; charset=utf-8"),
+}
+PAGE_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+@cache
+def page_file(path: str) -> tuple[bytes, bytes]:
+    """(content type, content) of a file of the page."""
+    name, kind = PAGE[path]
+    return kind, (files(__name__) / name).read_bytes()

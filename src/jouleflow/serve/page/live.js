@@ -1,0 +1,105 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+
+function el(tag, className, text) {
+  const e = document.createElement(tag);
+  if (className) e.className = className;
+  if (text !== undefined) e.textContent = text;
+  return e;
+}
+
+function number(v, unit) {
+  if (v === null || v === undefined) return "–";
+  if (unit === "s") return v < 1 ? (v * 1e3).toPrecision(3) + " ms" : v.toPrecision(3) + " s";
+  if (unit === "J") return v < 1 ? (v * 1e3).toPrecision(3) + " mJ" : v.toPrecision(3) + " J";
+  const text = v >= 1000 ? Math.round(v).toLocaleString("en") : Number(v.toPrecision(3)).toString();
+  return unit ? text + " " + unit : text;
+}
+
+// One small chart: up to two series, and a dashed limit.
+function chart(series, limit) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 300 44");
+  svg.setAttribute("preserveAspectRatio", "none");
+  const values = series.flat().filter((v) => v !== null && v !== undefined);
+  const top = Math.max(...values, limit || 0, 1e-12) * 1.05;
+  const y = (v) => 43 - (42 * v) / top;
+  series.forEach((s, k) => {
+    let d = "", pen = false;
+    s.forEach((v, i) => {
+      if (v === null || v === undefined) { pen = false; return; }
+      d += (pen ? "L" : "M") + (300 - s.length + i).toFixed(0) + " " + y(v).toFixed(1);
+      pen = true;
+    });
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    path.setAttribute("d", d);
+    if (k) path.setAttribute("class", "second");
+    svg.append(path);
+  });
+  if (limit) {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [key, v] of [["x1", 0], ["x2", 300], ["y1", y(limit)], ["y2", y(limit)]]) line.setAttribute(key, v);
+    svg.append(line);
+  }
+  return svg;
+}
+
+function figure(title, value, small, series, limit, bad) {
+  const box = el("div", "figure");
+  box.append(el("small", "", title), el("b", bad ? "bad" : "", value));
+  box.append(chart(series, limit), el("small", "", small));
+  return box;
+}
+
+function model(name, m, samples) {
+  const of = (key) => samples.map((s) => (s.models[name] ? s.models[name][key] : null));
+  const last = (key) => { const v = of(key); return v.length ? v[v.length - 1] : null; };
+  const mean = (key) => { const v = of(key).slice(-10).filter((x) => x !== null); return v.length ? v.reduce((a, b) => a + b, 0) / v.length : null; };
+  const card = el("section", "card");
+  const head = el("div", "head");
+  head.append(el("h2", "", name), el("span", "", "version " + m.version), el("span", m.ready ? "good" : "bad", m.ready ? "ready" : "not ready"));
+  head.append(el("span", "", m.slo_s ? "SLO " + number(m.slo_s, "s") : "no SLO"));
+  if (m.deaths) head.append(el("span", "bad", "died " + m.deaths + (m.deaths > 1 ? " times" : " time")));
+  const row = el("div", "row");
+  const p99 = mean("p99_s");
+  const refused = of("rejected").map((v, i) => (v === null ? null : v + of("expired")[i] + of("failed")[i]));
+  const t = m.totals;
+  row.append(
+    figure("answers a second", number(mean("completed")), number(t.completed) + " in all", [of("completed")]),
+    figure("latency, p50 and p99", number(mean("p50_s"), "s") + " / " + number(p99, "s"), m.slo_s ? "dashed: SLO" : "", [of("p50_s"), of("p99_s")], m.slo_s, m.slo_s && p99 > m.slo_s),
+    figure("waiting requests", number(last("waiting")), number(last("running")) + " of at most " + m.instances + " batches run", [of("waiting")]),
+    figure("rows a batch", number(mean("batch")), "at most " + m.max_batch, [of("batch")]),
+    figure("refused a second", number(mean("rejected") === null ? null : mean("rejected") + mean("expired") + mean("failed")),
+      number(t.rejected) + " rejected, " + number(t.expired) + " expired, " + number(t.failed) + " failed", [refused]),
+  );
+  card.append(head, row);
+  return card;
+}
+
+async function draw() {
+  let live;
+  try {
+    live = await (await fetch("/live.json", { cache: "no-store" })).json();
+  } catch (e) {
+    $("about").textContent = "the server does not answer";
+    return;
+  }
+  const { samples } = live;
+  $("about").textContent = "policy " + live.policy + ", " + live.n_cores + " batches at once; energy " + live.meter.provenance + ": " + live.meter.source;
+  const problems = Object.entries(live.problems).map(([k, v]) => k + ": " + v).join("; ");
+  $("problems").hidden = !problems;
+  $("problems").textContent = problems;
+  const power = samples.map((s) => s.power_w), each = samples.map((s) => s.j_per_request);
+  const recent = (v) => { const k = v.slice(-10).filter((x) => x !== null); return k.length ? k.reduce((a, b) => a + b, 0) / k.length : null; };
+  const box = el("div", "card row");
+  box.append(
+    figure("power, " + live.meter.provenance, number(recent(power), "W"), "", [power]),
+    figure("energy a request, " + live.meter.provenance, number(recent(each), "J"), "", [each]),
+  );
+  $("machine").className = "";
+  $("machine").replaceChildren(box);
+  $("models").replaceChildren(...Object.entries(live.models).map(([name, m]) => model(name, m, samples)));
+}
+
+draw();
+setInterval(draw, 1000);
