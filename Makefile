@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup clean lock
+.PHONY: demo demo-serve test lint setup clean lock
 
 setup: $(VENV)/ready
 
@@ -17,6 +17,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 
 demo: setup
 	$(BIN)/jouleflow demo
+
+demo-serve: setup
+	$(BIN)/jouleflow demo-serve
 
 test: setup
 	$(BIN)/python -m pytest -n auto

@@ -448,6 +448,33 @@ def demo(output: Out = Path("jouleflow-out/demo"), as_json: Json = False) -> Non
     _finish(run_on_emulator(p, folder / "digits_test.npz", 60, None, err), output, as_json)
 
 
+@app.command("demo-serve")
+def demo_serve(output: Out = Path("jouleflow-out/serve"), seed: Seed = 0, as_json: Json = False) -> None:
+    """Serve three models under twenty seconds of bursty load: goodput, latency, energy, and the live page."""
+    from rich.table import Table
+
+    from jouleflow.demo_serve.demo import SETTINGS, run_demo
+
+    report = run_demo(output, seed, lambda text: err.print(text, highlight=False))
+    if as_json:
+        print(json.dumps({k: v for k, v in report.items() if k != "live"}, indent=1))
+        return
+    table = Table("model", "SLO", "requests", "in time", "refused", "p50", "p99", "answers/s")
+    for name, s in report["models"].items():
+        refused = s["requests"] - s["succeeded"]
+        p50, p99 = (f"{s[k] * 1e3:.1f} ms" if s[k] is not None else "–" for k in ("latency_p50_s", "latency_p99_s"))
+        table.add_row(
+            name, f"{SETTINGS[name][0]} ms", str(s["requests"]), f"{s['slo_attained_frac']:.1%}", str(refused), p50, p99, f"{s['infer_per_s']:.0f}",
+        )  # fmt: skip
+    out.print(table)
+    energy = report["energy"]
+    if energy["j_per_request"] is not None:
+        out.print(
+            f"energy ({energy['provenance']}: {energy['source']}): {energy['power_w']:.2f} W, {energy['j_per_request'] * 1e3:.3g} mJ a request"
+        )
+    out.print(f"\npage: [bold]{output / 'report.html'}[/]   data: {output / 'report.json'}")
+
+
 def _finish(result: Any, folder: Path, as_json: bool) -> None:
     from jouleflow.record.store import save_run
     from jouleflow.report.page import write_page

@@ -60,7 +60,7 @@ class History:
         quantiles = np.percentile(latencies, (50, 99)).tolist() if latencies else [None, None]
         n_batches = batches - batches_before
         return {
-            **{k: max(v - before.get(k, v), 0) / span_s for k, v in now.items()},
+            **{k: max(v - before.get(k, 0), 0) / span_s for k, v in now.items()},
             "waiting": queue.n_jobs,
             "running": queue.n_running,
             "batch": (rows - rows_before) / n_batches if n_batches > 0 else None,

@@ -1,5 +1,6 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
+const moment = $("moment"); // a page that was saved shows one moment
 
 function el(tag, className, text) {
   const e = document.createElement(tag);
@@ -24,11 +25,12 @@ function chart(series, limit) {
   const values = series.flat().filter((v) => v !== null && v !== undefined);
   const top = Math.max(...values, limit || 0, 1e-12) * 1.05;
   const y = (v) => 43 - (42 * v) / top;
+  const span = Math.max(moment ? 2 : 60, ...series.map((s) => s.length)) - 1;
   series.forEach((s, k) => {
     let d = "", pen = false;
     s.forEach((v, i) => {
       if (v === null || v === undefined) { pen = false; return; }
-      d += (pen ? "L" : "M") + (300 - s.length + i).toFixed(0) + " " + y(v).toFixed(1);
+      d += (pen ? "L" : "M") + (300 - (300 * (s.length - 1 - i)) / span).toFixed(1) + " " + y(v).toFixed(1);
       pen = true;
     });
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -79,7 +81,7 @@ function model(name, m, samples) {
 async function draw() {
   let live;
   try {
-    live = await (await fetch("/live.json", { cache: "no-store" })).json();
+    live = moment ? JSON.parse(moment.textContent) : await (await fetch("/live.json", { cache: "no-store" })).json();
   } catch (e) {
     $("about").textContent = "the server does not answer";
     return;
@@ -102,4 +104,4 @@ async function draw() {
 }
 
 draw();
-setInterval(draw, 1000);
+if (!moment) setInterval(draw, 1000);

@@ -1,13 +1,12 @@
-"""The three networks that servers are compared on, made here with fixed seeds: kws (DS-CNN), rn20
-(CIFAR ResNet-20) and mbv2 (MobileNetV2 1.0 224), float32 ONNX with a dynamic batch.
-
-python benchmarks/serving_models.py FOLDER
+"""Three networks of well-known shapes with random weights of fixed seeds: kws (DS-CNN), rn20 (CIFAR ResNet-20) and mbv2
+(MobileNetV2 1.0, 224), float32 ONNX with an open batch. They cost what such networks cost, and know nothing.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper, save_model
@@ -18,8 +17,8 @@ class Net:
 
     def __init__(self, shape: tuple[int, int, int], seed: int) -> None:
         self.random = np.random.default_rng(seed)
-        self.nodes: list = []
-        self.weights: list = []
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
         self.shape = shape
         self.at, self.channels = "x", shape[0]
 
@@ -30,7 +29,7 @@ class Net:
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 
-    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         out = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
         self.at = out
@@ -107,7 +106,7 @@ def mbv2(path: Path) -> None:
     net.save(path, 1000)
 
 
-MODELS = {"kws": kws, "rn20": rn20, "mbv2": mbv2}
+MODELS: dict[str, Callable[[Path], None]] = {"kws": kws, "rn20": rn20, "mbv2": mbv2}
 SHAPES = {"kws": (1, 49, 10), "rn20": (3, 32, 32), "mbv2": (3, 224, 224)}
 
 
@@ -118,7 +117,3 @@ def make_all(folder: Path) -> Path:
         if not path.exists():
             make(path)
     return folder
-
-
-if __name__ == "__main__":
-    print(make_all(Path(sys.argv[1])))

@@ -1,0 +1,86 @@
+"""The live page: safe headers, names escaped, and in a browser it shows what the server does."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jouleflow.load.run import Load, run_load
+from jouleflow.runtime.meter import CpuTimeMeter, open_meter
+from jouleflow.serve.page import standalone
+from tests.runtime.models import affine
+from tests.serve.conftest import serving
+
+BROWSER = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+
+
+def test_headers_and_data(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path) as server:
+        for path in ("/", "/live.css", "/live.js"):
+            status, headers, _ = server.ask("GET", path)
+            assert status == 200
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+        run_load(Load(f"http://127.0.0.1:{server.port}", "double", None, 2, 0.2))
+        server.inside(server.app.history.sample)
+        live = json.loads(server.ask("GET", "/live.json")[2])
+        sample = live["samples"][-1]["models"]["double"]
+        assert sample["completed"] > 0
+        assert 0 < sample["p50_s"] <= sample["p99_s"]
+        assert live["samples"][-1]["power_w"] >= 0
+        assert live["meter"]["provenance"] in ("measured", "modelled")
+        assert server.ask("POST", "/")[0] == 405
+
+
+def test_a_saved_page_escapes_names() -> None:
+    live = {"models": {}, "samples": [], "problems": {"</script><b>x": "<i>"}, "meter": {}, "policy": "", "n_cores": 1}
+    page = standalone(live)
+    assert "</script><b>x" not in page
+    assert 'src="' not in page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_in_a_browser(tmp_path: Path) -> None:
+    assert BROWSER is not None
+    affine(tmp_path / "models" / "double.onnx")
+    with serving(tmp_path / "models") as server:
+        run_load(Load(f"http://127.0.0.1:{server.port}", "double", None, 2, 0.2))
+        server.inside(server.app.history.sample)
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+                   "--virtual-time-budget=3000", "--dump-dom", f"http://127.0.0.1:{server.port}/"]  # fmt: skip
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        for text in (
+            "double",
+            "answers a second",
+            "version 1",
+            "ready",
+            "no SLO",
+            "modelled" if "modelled" in dom else "measured",
+        ):
+            assert text in dom
+        assert dom.count("<path") >= 5
+
+
+def test_cpu_time_is_a_model_and_says_so(tmp_path: Path) -> None:
+    import os
+
+    meter = CpuTimeMeter(lambda: [os.getpid(), 999_999_999], core_w=2.0)
+    first = meter.read_j()
+    busy = sum(i * i for i in range(2_000_000))
+    assert busy
+    assert meter.read_j() - first > 0
+    assert open_meter(lambda: [], root=tmp_path / "none").provenance == "modelled"
+
+
+def test_rapl_counts_past_its_end(tmp_path: Path) -> None:
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "max_energy_range_uj").write_text("999999\n")
+    (zone / "energy_uj").write_text("900000\n")
+    meter = open_meter(lambda: [], root=tmp_path)
+    assert meter.provenance == "measured"
+    (zone / "energy_uj").write_text("100000\n")
+    assert meter.read_j() == pytest.approx(0.2)
