@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 
 from jouleflow.errors import InputError
+from jouleflow.policy.job import End, Result
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
 from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
-from jouleflow.serve.job import End, Result
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
 from jouleflow.serve.oip import RequestError, encode_answer
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import numpy as np
 
+from jouleflow.policy.job import End, Job, Result
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
-from jouleflow.serve.job import End, Job, Result
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import (
     MAX_ELEMENTS,
@@ -93,7 +93,7 @@ class Rpc:
             id=request.id,
             outputs=[
                 {"name": want.name, "datatype": datatype, "shape": shape}
-                for want, (datatype, shape, _) in zip(job.ask.header.wanted, result.values, strict=True)
+                for want, (datatype, shape, _) in zip(job.payload.header.wanted, result.values, strict=True)
             ],
             raw_output_contents=[raw for _, _, raw in result.values],
         )

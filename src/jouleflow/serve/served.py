@@ -6,12 +6,11 @@ from collections.abc import Callable
 from math import inf, prod
 from time import monotonic
 
-from jouleflow.policy.batch import Finished
+from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.process import Answer, ModelProcess, order_of
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings
-from jouleflow.serve.job import End, Job, Result
 from jouleflow.serve.oip import Ask, Decoder
-from jouleflow.serve.queue import ModelQueue
 from jouleflow.serve.repository import ModelSpec
 
 ALIGN = 64
@@ -23,7 +22,9 @@ Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...
 class ServedModel:
     """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
 
-    def __init__(self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[ModelQueue], None]
+    ) -> None:
         self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
         ports = (*process.inputs, *process.outputs)
         self.batchable = bool(process.inputs) and all(p.shape and p.shape[0] == -1 for p in ports)
@@ -36,7 +37,6 @@ class ServedModel:
         self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
         self.queue_s = self.compute_s = 0.0
         self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
-        self._last_end_s = 0.0
 
     @property
     def ready(self) -> bool:
@@ -46,31 +46,30 @@ class ServedModel:
         """The job of a checked request."""
         header, slo_s = ask.header, self.spec.slo_s
         limit_s = min(header.timeout_s or inf, slo_s or inf)
-        return Job(ask, header.n_rows, header.kind, now_s, now_s + limit_s, header.priority or self.spec.priority, done)
+        priority = header.priority or self.spec.priority
+        return Job(ask, ask.size_bytes, header.n_rows, header.kind, now_s, now_s + limit_s, priority, done)
 
-    def start(self, batch: list[Job], now_s: float) -> None:
+    def start(self, batch: list[Job], n_rows: int, now_s: float) -> None:
         """Runs a batch on a free slot."""
         slot = self.process.free.pop()
-        n_rows = sum(j.n_rows for j in batch)
         offsets, size_bytes, order = self._layout(batch, n_rows)
         memory = self.process.place(slot, size_bytes)
         for k, at in enumerate(offsets):
             for job in batch:
-                data = job.ask.data[k]
+                data = job.payload.data[k]
                 memory[at : at + len(data)] = data
                 at += len(data)
-        self.queue.n_running += 1
         self.process.run(slot, order, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
 
     def _layout(self, batch: list[Job], n_rows: int) -> tuple[list[int], int, bytes]:
         """Where the inputs of a batch lie, and the order to run them; kept, as batches look alike."""
-        first = batch[0].ask
+        first = batch[0].payload
         wanted = first.header.wanted
-        if any(j.ask.header.wanted is not wanted for j in batch):
-            names = tuple(dict.fromkeys(w.name for j in batch for w in j.ask.header.wanted))
+        if any(j.payload.header.wanted is not wanted for j in batch):
+            names = tuple(dict.fromkeys(w.name for j in batch for w in j.payload.header.wanted))
         else:
             names = tuple([w.name for w in wanted])
-        sizes = tuple([sum([len(j.ask.data[k]) for j in batch]) for k in range(len(first.data))])
+        sizes = tuple([sum([len(j.payload.data[k]) for j in batch]) for k in range(len(first.data))])
         key = (first.header.kind, n_rows, sizes, names)
         known = self._layouts.get(key)
         if known is None:
@@ -87,7 +86,6 @@ class ServedModel:
     def _ended(self, slot: int, batch: list[Job], n_rows: int, started_s: float, answer: Answer) -> None:
         queue, now_s = self.queue, monotonic()
         seconds = now_s - started_s
-        queue.n_running -= 1
         if answer.error:
             status = 500 if self.process.alive else 503
             for job in batch:
@@ -102,7 +100,7 @@ class ServedModel:
                 waited = started_s - job.arrived_s
                 try:
                     values = [
-                        self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.ask.header.wanted
+                        self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
                     ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
                 except ValueError as error:
@@ -116,14 +114,10 @@ class ServedModel:
             entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
-            queue.latencies.saw(n_rows, seconds)
-            if queue.n_jobs:
-                queue.drained(n_rows, now_s - max(self._last_end_s, started_s))
-            self._last_end_s = now_s
-            queue.policy.finished(Finished(n_rows, seconds, sum(j.deadline_s < now_s for j in batch)))
+            queue.batch_ended(batch, n_rows, started_s, now_s)
         if self.process.alive:
             self.process.free.append(slot)
-        self.freed()
+        self.freed(queue)
 
     def _rows(
         self, memory: memoryview, piece: Piece, first: int, n: int, of: int

@@ -12,10 +12,11 @@ from typing import Any
 
 from jouleflow.errors import InputError, ModelError
 from jouleflow.policy.batch import make_policy
+from jouleflow.policy.dispatch import Dispatcher, Start
+from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.process import ModelProcess, Settings
-from jouleflow.serve.job import End, Job, Result
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.queue import ModelQueue
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.warmup import warm_up
@@ -42,7 +43,7 @@ class Server:
         self.problems: dict[str, str] = {}  # why a model is not there
         self.draining = False
         self.n_deaths: dict[str, int] = {}
-        self._n_running = 0
+        self.dispatcher = Dispatcher(self.n_cores)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +65,7 @@ class Server:
         spec = self.repository.find(name, version)
         served = await self._started(spec)
         old = self.models.get(name)
-        self.models[name] = served
+        self._put(served)
         self.problems.pop(name, None)
         if old is not None:
             self._background(self._retire(old))
@@ -99,6 +100,7 @@ class Server:
         """
         if name not in self.models:
             raise InputError(f"model {name!r} is not loaded")
+        del self.dispatcher.queues[name]
         await self._retire(self.models.pop(name))
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
@@ -129,54 +131,40 @@ class Server:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
-    def _batch_ended(self) -> None:
-        self._n_running -= 1
+    def _put(self, served: ServedModel) -> None:
+        """A model into service."""
+        self.models[served.spec.name] = served
+        self.dispatcher.queues[served.spec.name] = served.queue
+
+    def _batch_ended(self, queue: ModelQueue) -> None:
+        self.dispatcher.ended(queue)
         self._pump_soon()
 
     def _pump(self) -> None:
         self._pumping = False
-        loop = asyncio.get_running_loop()
         now_s = monotonic()
-        again_s = None
-        skipped: set[int] = set()
-        while self._n_running < self.n_cores:
-            best: tuple[Job, ServedModel] | None = None
-            for served in self.models.values():
-                if id(served) in skipped or not served.queue.n_jobs or not served.process.free or not served.ready:
-                    continue
-                head = served.queue.head(now_s)
-                if head is not None and (best is None or head < best[0]):
-                    best = head, served
-            if best is None:
-                break
-            head, served = best
-            decision = served.queue.decide(head, now_s)
-            if decision.n_rows == 0 or served.queue.n_running >= decision.n_instances:
-                skipped.add(id(served))
-                if decision.n_rows == 0:
-                    again_s = min(again_s or decision.again_s, decision.again_s)
-                continue
-            self._start(served, head, decision.n_rows, now_s)
-        if again_s is not None:
+        while (start := self.dispatcher.next(now_s)) is not None:
+            self._run(self.models[start.name], start, now_s)
+        if self.dispatcher.again_s is not None:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = loop.call_later(max(again_s - monotonic(), 1e-4), self._pump_soon)
+            wait_s = max(self.dispatcher.again_s - monotonic(), 1e-4)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump_soon)
 
-    def _start(self, served: ServedModel, head: Job, n_rows: int, now_s: float) -> None:
-        batch = served.queue.take(head, n_rows, now_s)
-        if batch:
-            self._n_running += 1
-            served.start(batch, now_s)
+    def _run(self, served: ServedModel, start: Start, now_s: float) -> None:
+        served.start(start.batch, start.n_rows, now_s)
 
     def _pump_one(self, served: ServedModel) -> None:
-        """For a model that is no longer in `models`."""
+        """For a model that is no longer in service."""
         now_s = monotonic()
         while served.process.free and (head := served.queue.head(now_s)) is not None:
-            self._start(served, head, served.queue.max_batch, now_s)
+            start = self.dispatcher.start(served.spec.name, served.queue, head, served.queue.max_batch, now_s)
+            if start is not None:
+                self._run(served, start, now_s)
 
     def _died(self, served: ServedModel) -> None:
         """Its running batches have been answered with an error; those that wait are too, and it is started again."""
-        name = served.spec.name
+        name, served.queue.ready = served.spec.name, False
         self.n_deaths[name] = self.n_deaths.get(name, 0) + 1
         served.queue.fail_all(
             lambda: Result(End.FAILED, message="the process of the model died", status=503, retry_s=1.0)
@@ -196,7 +184,7 @@ class Server:
                 self.problems[name] = str(error)
                 continue
             fresh.queue.counts, fresh.queue.latencies = counts, served.queue.latencies
-            self.models[name] = fresh
+            self._put(fresh)
             self.problems.pop(name, None)
             return
 

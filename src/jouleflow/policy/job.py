@@ -1,12 +1,11 @@
-"""One request on its way through the server, and what becomes of it. Every accepted job ends exactly once."""
+"""One request on its way through a server or its simulation, and what becomes of it. Every accepted job ends exactly once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-
-from jouleflow.serve.oip import Ask
+from typing import Any
 
 Values = list[tuple[str, tuple[int, ...], bytes]]  # (type, shape, bytes) of each wanted output
 
@@ -36,12 +35,13 @@ class Result:
 
 @dataclass(slots=True)
 class Job:
-    """A request in a queue. Times on the event loop's clock. deadline_s: infinite when it has none.
+    """A request in a queue. Times on one clock. deadline_s: infinite when it has none.
 
-    kind: the shapes of its inputs without rows; only jobs of one kind share a batch.
+    payload: what its owner needs to run it. kind: only jobs of one kind share a batch; the shapes of its inputs without rows.
     """
 
-    ask: Ask
+    payload: Any
+    size_bytes: int
     n_rows: int
     kind: tuple[tuple[int, ...], ...]
     arrived_s: float
@@ -51,6 +51,10 @@ class Job:
     cancelled: bool = False
     order: int = 0
 
-    def __lt__(self, other: Job) -> bool:
+    @property
+    def key(self) -> tuple[int, float, int]:
         """What goes first: higher priority (a smaller number), then the earlier deadline, then who came first."""
-        return (self.priority, self.deadline_s, self.order) < (other.priority, other.deadline_s, other.order)
+        return self.priority, self.deadline_s, self.order
+
+    def __lt__(self, other: Job) -> bool:
+        return self.key < other.key

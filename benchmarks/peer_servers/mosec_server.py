@@ -1,0 +1,25 @@
+from common import Net, row
+from mosec import Server, Worker
+
+
+class Infer(Worker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def deserialize(self, data: bytes):
+        return row(data)
+
+    def serialize(self, data) -> bytes:
+        return data.tobytes()
+
+    def forward(self, data):
+        import numpy as np
+
+        return list(self.net(np.stack(data)))
+
+
+if __name__ == "__main__":
+    server = Server()
+    server.append_worker(Infer, num=2, max_batch_size=8, max_wait_time=1)
+    server.run()

@@ -1,0 +1,255 @@
+"""jouleflow's server beside its peers and beside raw ONNX Runtime, on three models, one after another on one machine.
+
+python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--peers mosec,litserve,...]
+
+Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
+ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16 requests in flight for
+throughput; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. The client's own CPU time is
+counted and printed: it shares the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import uvloop
+from setting import ROOT, write_json
+
+from jouleflow.demo_serve.networks import SHAPES, make_all
+from jouleflow.load.client import closed_loop, infer_request, open_loop
+
+OUT = ROOT / "jouleflow-out" / "peers"
+HERE = Path(__file__).parent / "peer_servers"
+PORT = 8770
+PACKAGES = {
+    "mosec": ["mosec"],
+    "litserve": ["litserve"],
+    "ray": ["ray[serve]"],
+    "bentoml": ["bentoml"],
+    "mlserver": ["mlserver", "uvloop==0.21.0"],
+}
+
+
+def python_of(peer: str) -> Path:
+    """The interpreter of a peer's environment, made when it is not there."""
+    folder = OUT / "venvs" / peer
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"installing {peer}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "onnxruntime", "numpy", *PACKAGES[peer]], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def http(path: str, body: bytes, kind: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
+    """A request in the peer's own format."""
+    if peer == "jouleflow":
+        return infer_request(name, {"x": x})
+    if peer == "mosec":
+        return http("/inference", x.tobytes(), "application/octet-stream")
+    if peer == "ray":
+        return http("/", x.tobytes(), "application/octet-stream")
+    if peer == "litserve":
+        return http("/predict", json.dumps({"x": base64.b64encode(x.tobytes()).decode()}).encode(), "application/json")
+    if peer == "bentoml":
+        return http("/predict", json.dumps({"x": x.tolist()}).encode(), "application/json")
+    return infer_request("peer", {"x": x})  # mlserver speaks the same protocol
+
+
+def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str], Path]:
+    if peer == "jouleflow":
+        return [
+            sys.executable,
+            "-m",
+            "jouleflow",
+            "serve",
+            str(models),
+            "--http",
+            f"127.0.0.1:{port}",
+            "--grpc",
+            "",
+        ], ROOT
+    python = str(python_of(peer))
+    if peer == "mosec":
+        return [python, "mosec_server.py", "--port", str(port), "--address", "127.0.0.1", "--timeout", "60000"], HERE
+    if peer == "bentoml":
+        return [
+            python,
+            "-m",
+            "bentoml",
+            "serve",
+            "bento_server:Infer",
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+        ], HERE
+    if peer == "mlserver":
+        folder = OUT / "mlserver"
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "http_port": port,
+            "grpc_port": port + 1,
+            "metrics_port": port + 2,
+            "parallel_workers": 2,
+            "debug": False,
+        }
+        model = {"name": "peer", "implementation": "mlserver_model.Infer", "max_batch_size": 8, "max_batch_time": 0.002}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        (folder / "model-settings.json").write_text(json.dumps(model))
+        return [str(Path(python).with_name("mlserver")), "start", str(folder)], HERE
+    return [python, f"{peer}_server.py"], HERE
+
+
+class Server:
+    """A peer that serves one model while the block lasts."""
+
+    def __init__(self, peer: str, name: str, models: Path, port: int) -> None:
+        self.peer, self.port = peer, port
+        command, folder = command_of(peer, name, models, port)
+        path = models / name / "model.onnx"
+        environment = {
+            **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, SHAPES[name])), "PEER_PORT": str(port),
+            "PYTHONPATH": str(HERE) if peer != "jouleflow" else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
+        }  # fmt: skip
+        self.log = (OUT / f"{peer}.log").open("w")
+        self.child = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+
+    def ready(self, request: bytes) -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if self.child.poll() is not None:
+                break
+            try:
+                answers = uvloop.run(closed_loop("127.0.0.1", self.port, [request], 1, 0.2, 0.0))
+                if answers.status and set(answers.status) == {200}:
+                    return
+            except (OSError, TimeoutError):
+                pass
+            time.sleep(0.5)
+        raise RuntimeError(f"{self.peer} does not answer; see {self.log.name}")
+
+    def stop(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.child.pid, sign)
+            except ProcessLookupError:
+                break
+            time.sleep(2)
+        self.child.wait()
+        self.log.close()
+        if self.peer == "ray":
+            subprocess.run(
+                [str(python_of("ray").with_name("ray")), "stop", "--force"], capture_output=True, check=False
+            )
+
+
+def raw(path: Path, shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    """Inferences a second of ONNX Runtime in process: two sessions of one thread each, each batch size."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions = [ort.InferenceSession(str(path), options) for _ in range(2)]
+    by_batch = {}
+    for batch in (1, 4, 8, 16):
+        x, counts, until = np.ones((batch, *shape), np.float32), [0, 0], time.perf_counter() + seconds
+
+        def work(k: int, x: np.ndarray = x, counts: list[int] = counts, until: float = until) -> None:
+            while time.perf_counter() < until:
+                sessions[k].run(None, {"x": x})
+                counts[k] += len(x)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        by_batch[batch] = sum(counts) / seconds
+    return {"infer_per_s": max(by_batch.values()), "by_batch": by_batch}
+
+
+def measured(work: Callable[[], Any]) -> dict[str, Any]:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    answers = work()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    keys = ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")
+    return {**{k: answers.summary()[k] for k in keys}, "client_cpu_s_per_request": cpu_s / max(len(answers.status), 1)}
+
+
+def at_rate(port: int, request: bytes, rate_hz: float, seconds: float) -> dict[str, Any]:
+    n = max(int(rate_hz * seconds), 20)
+    times = np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, n))
+    return measured(lambda: uvloop.run(open_loop("127.0.0.1", port, [request], times)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", default="kws,rn20,mbv2")
+    parser.add_argument("--peers", default=",".join(PACKAGES))
+    parser.add_argument("--seconds", type=float, default=4)
+    a = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    models = make_all(OUT / "models")
+    results: dict[str, Any] = {}
+    for name in a.models.split(","):
+        x = np.random.default_rng(0).normal(size=(1, *SHAPES[name])).astype(np.float32)
+        rows: dict[str, Any] = {"raw": raw(models / name / "model.onnx", SHAPES[name], 2.0)}
+        results[name] = rows
+        print(name, "raw", round(rows["raw"]["infer_per_s"]), flush=True)
+        for peer in ("jouleflow", *a.peers.split(",")):
+            server = Server(peer, name, models, PORT)
+            request = request_for(peer, name, x)
+            try:
+                server.ready(request)
+                row = measured(lambda r=request: uvloop.run(closed_loop("127.0.0.1", PORT, [r], 16, a.seconds, 1.0)))
+                rate = 0.8 * row["infer_per_s"]
+                row["at_80_percent"] = {"rate_hz": rate, **at_rate(PORT, request, rate, a.seconds)}
+                rows[peer] = row
+            except (RuntimeError, TimeoutError, OSError) as error:
+                rows[peer] = {"error": str(error)}
+            finally:
+                server.stop()
+            print(
+                name,
+                peer,
+                {k: rows[peer].get(k) for k in ("infer_per_s", "latency_p99_s", "statuses", "error")},
+                flush=True,
+            )
+        ours = Server("jouleflow", name, models, PORT)
+        try:
+            request = request_for("jouleflow", name, x)
+            ours.ready(request)
+            for peer in a.peers.split(","):
+                if "at_80_percent" in rows[peer]:
+                    rows[peer]["jouleflow_at_that_rate"] = at_rate(
+                        PORT, request, rows[peer]["at_80_percent"]["rate_hz"], a.seconds
+                    )
+        finally:
+            ours.stop()
+        write_json("serving_peers", results)
+
+
+if __name__ == "__main__":
+    main()

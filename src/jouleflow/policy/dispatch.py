@@ -1,0 +1,67 @@
+"""Which model's batch starts next: cores are given out, not fought for. The same object in the server and in its simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jouleflow.policy.job import Job
+from jouleflow.policy.queue import ModelQueue
+
+
+@dataclass(slots=True)
+class Start:
+    """A batch to start now."""
+
+    name: str
+    queue: ModelQueue
+    batch: list[Job]
+    n_rows: int
+
+
+class Dispatcher:
+    """Gives n_cores to the batches of all models: of those that may start, the most urgent first."""
+
+    def __init__(self, n_cores: int) -> None:
+        self.n_cores = n_cores
+        self.queues: dict[str, ModelQueue] = {}
+        self.n_running = 0
+        self.again_s: float | None = None  # when to ask again, if nothing happens before
+
+    def next(self, now_s: float) -> Start | None:
+        """The next batch to start; None when there is none, and then again_s says until when."""
+        self.again_s = None
+        skipped: set[str] = set()
+        while self.n_running < self.n_cores:
+            best: tuple[Job, str, ModelQueue] | None = None
+            for name, queue in self.queues.items():
+                if queue.n_jobs and queue.ready and queue.n_running < queue.n_instances and name not in skipped:
+                    head = queue.head(now_s)
+                    if head is not None and (best is None or head < best[0]):
+                        best = head, name, queue
+            if best is None:
+                return None
+            head, name, queue = best
+            decision = queue.decide(head, now_s)
+            if decision.n_rows > 0 and queue.n_running < decision.n_instances:
+                start = self.start(name, queue, head, decision.n_rows, now_s)
+                if start is not None:
+                    return start
+                continue
+            skipped.add(name)
+            if decision.n_rows == 0:
+                self.again_s = decision.again_s if self.again_s is None else min(self.again_s, decision.again_s)
+        return None
+
+    def start(self, name: str, queue: ModelQueue, head: Job, n_rows: int, now_s: float) -> Start | None:
+        """A batch with `head` in it; None when none of its jobs can go any more."""
+        batch = queue.take(head, n_rows, now_s)
+        if not batch:
+            return None
+        self.n_running += 1
+        queue.n_running += 1
+        return Start(name, queue, batch, sum([j.n_rows for j in batch]))
+
+    def ended(self, queue: ModelQueue) -> None:
+        """A batch ended, well or not."""
+        self.n_running -= 1
+        queue.n_running -= 1

@@ -1,0 +1,173 @@
+"""The queue of one model: who is let in, who goes next, and the counts that must add up. Knows no clock and no network."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from math import inf
+
+from jouleflow.policy.batch import BatchPolicy, Decision, Finished, View
+from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.learned import LearnedLatencies
+
+RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
+ADMIT_MARGIN = 1.1  # an estimate may be wrong by so much before a request is refused
+Kind = tuple[tuple[int, ...], ...]
+
+
+class _Kind:
+    """The waiting jobs of one kind."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []  # a heap
+        self.n_rows = 0
+        self.oldest_s = inf  # of those that ever waited here together
+
+
+class ModelQueue:
+    """Jobs that wait for one model, earliest deadline first within a priority. Bounded in jobs and bytes."""
+
+    def __init__(
+        self, policy: BatchPolicy, max_batch: int, n_instances: int, slo_s: float, max_jobs: int, max_bytes: int
+    ) -> None:
+        self.policy, self.max_batch, self.n_instances, self.slo_s = policy, max_batch, n_instances, slo_s
+        self.max_jobs, self.max_bytes = max_jobs, max_bytes
+        self.latencies = LearnedLatencies()
+        self.drain_rows_per_s = 0.0  # while it is backlogged
+        self.counts: Counter[str] = Counter()
+        self.ready = True  # whether batches may be started
+        self.n_running = 0  # batches
+        self.n_jobs = self.n_rows = self.n_bytes = 0
+        self._kinds: dict[Kind, _Kind] = {}
+        self._order = 0
+        self._last_key: tuple[int, float, int] | None = None  # no waiting job goes later than this
+        self._last_end_s = 0.0
+
+    def offer(self, job: Job, now_s: float, n_cores: int) -> bool:
+        """Takes a job in, or ends it as rejected at once."""
+        self.counts["accepted"] += 1
+        self._order += 1
+        job.order = self._order
+        if self.n_jobs >= self.max_jobs or (self.n_jobs and self.n_bytes + job.size_bytes > self.max_bytes):
+            wait_s = self.n_rows / self.drain_rows_per_s if self.drain_rows_per_s else 1.0
+            text = f"the queue is full ({self.n_jobs} requests)"
+            self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
+            return False
+        if job.deadline_s < inf:
+            late_s = self._expected_s(job, n_cores) * ADMIT_MARGIN - (job.deadline_s - now_s)
+            if late_s > 0:
+                text = f"it would be {late_s * 1e3:.0f} ms too late"
+                self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))
+                return False
+        kind = self._kinds.get(job.kind)
+        if kind is None:
+            kind = self._kinds[job.kind] = _Kind()
+        heapq.heappush(kind.jobs, job)
+        kind.n_rows += job.n_rows
+        kind.oldest_s = min(kind.oldest_s, job.arrived_s)
+        self.n_jobs, self.n_rows, self.n_bytes = (
+            self.n_jobs + 1,
+            self.n_rows + job.n_rows,
+            self.n_bytes + job.size_bytes,
+        )
+        if self._last_key is None or job.key > self._last_key:
+            self._last_key = job.key
+        return True
+
+    def _expected_s(self, job: Job, n_cores: int) -> float:
+        """Until a job that came now would be answered."""
+        known = self.latencies.now
+        if known is None:
+            return 0.0
+        if self._last_key is None or job.key > self._last_key:
+            ahead = self.n_rows
+        else:
+            ahead = sum(j.n_rows for kind in self._kinds.values() for j in kind.jobs if j < job)
+        at_once = max(min(self.n_instances, n_cores), 1)
+        rate = self.drain_rows_per_s or at_once * self.max_batch / known.of(self.max_batch)
+        ahead_s = ahead / rate if ahead > self.max_batch else 0.0
+        running_s = known.of(1) / 2 if self.n_running >= at_once else 0.0
+        return ahead_s + running_s + known.of(min(ahead + job.n_rows, self.max_batch))
+
+    def head(self, now_s: float) -> Job | None:
+        """The job that goes next; those that can no longer go are ended on the way."""
+        best: Job | None = None
+        for name in list(self._kinds):
+            jobs = self._kinds[name].jobs
+            while jobs and (jobs[0].cancelled or jobs[0].deadline_s <= now_s):
+                self._drop(self._pop(name), now_s)
+            if jobs and (best is None or jobs[0] < best):
+                best = jobs[0]
+        return best
+
+    def decide(self, head: Job, now_s: float) -> Decision:
+        """What the policy says while `head` is the next to go."""
+        kind = self._kinds[head.kind]
+        return self.policy.decide(
+            View(
+                now_s, kind.n_rows, kind.oldest_s, head.deadline_s, self.n_running, self.n_instances, self.max_batch,
+                self.slo_s, self.latencies.now,
+            )
+        )  # fmt: skip
+
+    def take(self, head: Job, n_rows: int, now_s: float) -> list[Job]:
+        """Jobs of one kind for a batch of at most n_rows, the head among them whatever its size."""
+        batch: list[Job] = []
+        name, rows = head.kind, 0
+        while (kind := self._kinds.get(name)) and (not batch or rows + kind.jobs[0].n_rows <= n_rows):
+            job = self._pop(name)
+            if job.cancelled or job.deadline_s <= now_s:
+                self._drop(job, now_s)
+            else:
+                batch.append(job)
+                rows += job.n_rows
+        return batch
+
+    def _pop(self, name: Kind) -> Job:
+        kind = self._kinds[name]
+        job = heapq.heappop(kind.jobs)
+        kind.n_rows -= job.n_rows
+        self.n_jobs, self.n_rows, self.n_bytes = (
+            self.n_jobs - 1,
+            self.n_rows - job.n_rows,
+            self.n_bytes - job.size_bytes,
+        )
+        if not kind.jobs:
+            del self._kinds[name]
+        elif job.arrived_s <= kind.oldest_s:
+            kind.oldest_s = kind.jobs[0].arrived_s
+        if not self.n_jobs:
+            self._last_key = None
+        return job
+
+    def _drop(self, job: Job, now_s: float) -> None:
+        waited_s = now_s - job.arrived_s
+        if job.cancelled:
+            self.end(job, Result(End.CANCELLED, message="its sender went away", status=499, queue_s=waited_s))
+        else:
+            text = f"its deadline passed after {waited_s * 1e3:.0f} ms in the queue"
+            self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=waited_s))
+
+    def end(self, job: Job, result: Result) -> None:
+        """Ends a job."""
+        self.counts[result.end.value] += 1
+        job.done(result)
+
+    def batch_ended(self, batch: list[Job], n_rows: int, started_s: float, now_s: float) -> None:
+        """Learns from a batch that was answered."""
+        self.latencies.saw(n_rows, now_s - started_s)
+        if self.n_jobs:
+            busy_s = now_s - max(self._last_end_s, started_s)
+            if busy_s > 0:
+                rate, known = n_rows / busy_s, self.drain_rows_per_s
+                self.drain_rows_per_s = known + RATE_WEIGHT * (rate - known) if known else rate
+        self._last_end_s = now_s
+        n_late = sum([j.deadline_s < now_s for j in batch])
+        self.policy.finished(Finished(n_rows, now_s - started_s, n_late))
+
+    def fail_all(self, make: Callable[[], Result]) -> None:
+        """Ends every waiting job: the model is gone."""
+        for name in list(self._kinds):
+            while name in self._kinds:
+                self.end(self._pop(name), make())
