@@ -20,7 +20,7 @@ class End(Enum):
     FAILED = "failed"  # the model could not run it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """values are there when it completed; message says why not. retry_s: when to ask again."""
 

@@ -14,13 +14,14 @@ from jouleflow.policy.learned import LearnedLatencies
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
 ADMIT_MARGIN = 1.1  # an estimate may be wrong by so much before a request is refused
 Kind = tuple[tuple[int, ...], ...]
+Key = tuple[int, float, int]
 
 
 class _Kind:
     """The waiting jobs of one kind."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []  # a heap
+        self.jobs: list[tuple[Key, Job]] = []  # a heap
         self.n_rows = 0
         self.oldest_s = inf  # of those that ever waited here together
 
@@ -41,7 +42,7 @@ class ModelQueue:
         self.n_jobs = self.n_rows = self.n_bytes = 0
         self._kinds: dict[Kind, _Kind] = {}
         self._order = 0
-        self._last_key: tuple[int, float, int] | None = None  # no waiting job goes later than this
+        self._last_key: Key | None = None  # no waiting job goes later than this
         self._last_end_s = 0.0
 
     def offer(self, job: Job, now_s: float, n_cores: int) -> bool:
@@ -63,7 +64,8 @@ class ModelQueue:
         kind = self._kinds.get(job.kind)
         if kind is None:
             kind = self._kinds[job.kind] = _Kind()
-        heapq.heappush(kind.jobs, job)
+        key = job.key
+        heapq.heappush(kind.jobs, (key, job))
         kind.n_rows += job.n_rows
         kind.oldest_s = min(kind.oldest_s, job.arrived_s)
         self.n_jobs, self.n_rows, self.n_bytes = (
@@ -71,8 +73,8 @@ class ModelQueue:
             self.n_rows + job.n_rows,
             self.n_bytes + job.size_bytes,
         )
-        if self._last_key is None or job.key > self._last_key:
-            self._last_key = job.key
+        if self._last_key is None or key > self._last_key:
+            self._last_key = key
         return True
 
     def _expected_s(self, job: Job, n_cores: int) -> float:
@@ -83,7 +85,8 @@ class ModelQueue:
         if self._last_key is None or job.key > self._last_key:
             ahead = self.n_rows
         else:
-            ahead = sum(j.n_rows for kind in self._kinds.values() for j in kind.jobs if j < job)
+            key = job.key
+            ahead = sum(j.n_rows for kind in self._kinds.values() for k, j in kind.jobs if k < key)
         at_once = max(min(self.n_instances, n_cores), 1)
         rate = self.drain_rows_per_s or at_once * self.max_batch / known.of(self.max_batch)
         ahead_s = ahead / rate if ahead > self.max_batch else 0.0
@@ -92,14 +95,14 @@ class ModelQueue:
 
     def head(self, now_s: float) -> Job | None:
         """The job that goes next; those that can no longer go are ended on the way."""
-        best: Job | None = None
+        best: tuple[Key, Job] | None = None
         for name in list(self._kinds):
             jobs = self._kinds[name].jobs
-            while jobs and (jobs[0].cancelled or jobs[0].deadline_s <= now_s):
+            while jobs and (jobs[0][1].cancelled or jobs[0][1].deadline_s <= now_s):
                 self._drop(self._pop(name), now_s)
-            if jobs and (best is None or jobs[0] < best):
+            if jobs and (best is None or jobs[0][0] < best[0]):
                 best = jobs[0]
-        return best
+        return None if best is None else best[1]
 
     def decide(self, head: Job, now_s: float) -> Decision:
         """What the policy says while `head` is the next to go."""
@@ -115,7 +118,7 @@ class ModelQueue:
         """Jobs of one kind for a batch of at most n_rows, the head among them whatever its size."""
         batch: list[Job] = []
         name, rows = head.kind, 0
-        while (kind := self._kinds.get(name)) and (not batch or rows + kind.jobs[0].n_rows <= n_rows):
+        while (kind := self._kinds.get(name)) and (not batch or rows + kind.jobs[0][1].n_rows <= n_rows):
             job = self._pop(name)
             if job.cancelled or job.deadline_s <= now_s:
                 self._drop(job, now_s)
@@ -126,7 +129,7 @@ class ModelQueue:
 
     def _pop(self, name: Kind) -> Job:
         kind = self._kinds[name]
-        job = heapq.heappop(kind.jobs)
+        job = heapq.heappop(kind.jobs)[1]
         kind.n_rows -= job.n_rows
         self.n_jobs, self.n_rows, self.n_bytes = (
             self.n_jobs - 1,
@@ -136,7 +139,7 @@ class ModelQueue:
         if not kind.jobs:
             del self._kinds[name]
         elif job.arrived_s <= kind.oldest_s:
-            kind.oldest_s = kind.jobs[0].arrived_s
+            kind.oldest_s = kind.jobs[0][1].arrived_s
         if not self.n_jobs:
             self._last_key = None
         return job

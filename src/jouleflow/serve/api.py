@@ -34,6 +34,7 @@ class Api:
     def __init__(self, server: Server, access: Access, history: History, admin: bool = False) -> None:
         self.server, self.access, self.history, self.admin = server, access, history, admin
         self._tasks: set[asyncio.Task[None]] = set()
+        self._targets: dict[bytes, tuple[str, str | None]] = {}  # of requests to infer
         self._known: dict[tuple[bytes, bytes, bytes], tuple[int, str] | None] = {}  # what access said
 
     def __call__(self, request: Request) -> None:
@@ -58,10 +59,16 @@ class Api:
             _error(request, 404, str(error.args[0]))
 
     def _route(self, request: Request) -> None:
+        named = self._targets.get(request.target)
+        if named is not None and request.method == b"POST":
+            self._infer(request, *named)
+            return
         path, post = request.path, request.method == b"POST"
         found = MODEL.fullmatch(path)
         if found and found[3] == "infer":
             _require(post, request, "POST")
+            if len(self._targets) < MAX_KNOWN:
+                self._targets[request.target] = found[1], found[2]
             self._infer(request, found[1], found[2])
         elif path == "/v2/repository/index":
             _require(post, request, "POST")

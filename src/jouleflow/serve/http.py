@@ -117,6 +117,17 @@ class Connections:
             connection.drain()
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The head of a request that came in one piece, n_bytes with its body, and what it means."""
+
+    raw: bytes
+    n_bytes: int
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+
+
 class Connection(asyncio.BufferedProtocol):
     """One client."""
 
@@ -130,7 +141,11 @@ class Connection(asyncio.BufferedProtocol):
         self.in_body = False
         self.since_s = 0.0
         self.loop = asyncio.get_running_loop()
-        self.received = memoryview(bytearray(RECEIVE_BYTES))
+        self.received_bytes = bytearray(RECEIVE_BYTES)
+        self.received = memoryview(self.received_bytes)
+        self.known_head: _Head | None = None
+        self.last_request: Request | None = None
+        self.n_requests = 0  # completed by the bytes that are being parsed
         self.n_missing = 0  # bytes of a large body
         self.spare: bytearray | None = None  # memory of an earlier large body, to be used again
         self.broken = False
@@ -170,7 +185,42 @@ class Connection(asyncio.BufferedProtocol):
                 self.parser = httptools.HttpRequestParser(self)  # the old one waits for the body still
                 self._guarded(self.on_message_complete)
             return
-        self._guarded(self.parser.feed_data, self.received[:nbytes])
+        if request is None and not self._same_head_again(nbytes):
+            self._guarded(self._feed, nbytes)
+        elif request is not None:
+            self._guarded(self.parser.feed_data, self.received[:nbytes])
+
+    def _same_head_again(self, nbytes: int) -> bool:
+        """Whether this was one whole request that begins like the last one: clients repeat themselves byte for byte, and then
+        the parser would find what it found before."""
+        known = self.known_head
+        if known is None or known.n_bytes != nbytes or self.received_bytes[: len(known.raw)] != known.raw:
+            return False
+        request = Request(self)
+        request.method, request.target, request.headers = known.method, known.target, known.headers
+        request.keep_alive = not self.owner.draining
+        request._body += self.received[len(known.raw) : nbytes]
+        request.n_body = nbytes - len(known.raw)
+        self.waiting.append(request)
+        if len(self.waiting) >= self.limits.max_pipelined:
+            self.transport.pause_reading()
+        self.owner.handler(request)
+        return True
+
+    def _feed(self, nbytes: int) -> None:
+        """The first bytes of a request through the parser; if they were all of it, its head is kept."""
+        n_before = len(self.waiting)
+        self.n_requests = 0
+        self.parser.feed_data(self.received[:nbytes])
+        if self.n_requests != 1 or self.now is not None or self.n_missing:
+            return
+        head = self.last_request
+        if head is None or not head.keep_alive or b"content-encoding" in head.headers or n_before:
+            return
+        end = self.received_bytes.find(b"\r\n\r\n", 0, nbytes) + 4
+        if end + head.n_body == nbytes and b"transfer-encoding" not in head.headers and b"expect" not in head.headers:
+            raw = bytes(self.received_bytes[:end])
+            self.known_head = _Head(raw, nbytes, head.method, head.target, head.headers)
 
     def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
         try:
@@ -244,6 +294,7 @@ class Connection(asyncio.BufferedProtocol):
         assert request is not None
         self.n_missing = 0
         self.now, self.since_s = None, monotonic()
+        self.last_request, self.n_requests = request, self.n_requests + 1
         encoding = request.headers.get(b"content-encoding")
         if encoding is not None:
             request._body = bytearray(_inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
