@@ -73,7 +73,9 @@ def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
         return http("/predict", json.dumps({"x": base64.b64encode(x.tobytes()).decode()}).encode(), "application/json")
     if peer == "bentoml":
         return http("/predict", json.dumps({"x": x.tolist()}).encode(), "application/json")
-    return infer_request("peer", {"x": x})  # mlserver speaks the same protocol
+    # mlserver speaks the same protocol, but over HTTP takes JSON only
+    spec = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
+    return http("/v2/models/peer/infer", json.dumps({"inputs": [spec]}).encode(), "application/json")
 
 
 def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str], Path]:

@@ -352,7 +352,7 @@ def serve(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
     http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
     grpc: Annotated[str, typer.Option(help="Address and port for gRPC; empty: none.")] = "127.0.0.1:8001",
-    policy: Annotated[str, typer.Option(help="Who decides on batches: delay, fixed, aimd, table.")] = "table",
+    policy: Annotated[str, typer.Option(help="Who decides on batches: table, delay, fixed, aimd, deeprt.")] = "table",
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,

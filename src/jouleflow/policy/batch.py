@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from jouleflow.errors import InputError, near_matches
+
+WORTH_FRAC = 0.02  # more rows a second for which a larger batch is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,24 @@ class Latencies:
             k += 1
         slope = (s[k] - s[k - 1]) / (at[k] - at[k - 1])
         return max(s[k - 1] + slope * (n_rows - at[k - 1]), s[0])
+
+    def best_rows(self, most: int, within_s: float) -> int:
+        """The rows of the batch that gets most done a second, of at most `most` rows and within_s; at least 1."""
+        best, best_rate = 1, 1 / self.of(1)
+        for n in (*(k for k in self.at_rows if 1 < k < most), most):
+            seconds = self.of(n)
+            if seconds <= within_s and n / seconds > best_rate * (1 + WORTH_FRAC):
+                best, best_rate = n, n / seconds
+        return best
+
+
+def sustained_rows(latencies: Latencies, max_batch: int, slo_s: float) -> int:
+    """The batch to use when there is always more to do: who just missed one must be able to wait for it and ride in the next, so
+    it may take half of the SLO.
+
+    Source: DeepRT's windows of half a deadline; our reconstruction.
+    """
+    return latencies.best_rows(max_batch, slo_s / 2 if slo_s else inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +74,13 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Start so many rows now; 0 is to wait, at most until again_s. n_instances: batches that may run at once."""
+    """Start so many rows now; 0 is to wait, at most until again_s. n_instances: batches that may run at once. give_up_s:
+    first end those whose deadline is before this moment, and ask again."""
 
     n_rows: int
     again_s: float
     n_instances: int
+    give_up_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +155,54 @@ class Aimd:
 @dataclass
 class Table:
     """Earliest deadline first with a look-up: of the batches that the waiting rows allow and that end before the earliest
-    deadline, the one that gets most rows done a second. It never waits for more rows."""
+    deadline, the one that gets most rows done a second. It never waits for more rows.
+
+    When more waits than one batch takes, a first row that is nearly too late would force a small batch, and the next row would be
+    nearly too late in its turn, until nothing is in time any more. Such rows are given up at once.
+    """
 
     safety_frac: float = 0.1  # of the predicted latency
-    worth_frac: float = 0.02  # more rows a second for which a larger batch is taken
 
     def decide(self, view: View) -> Decision:
+        known = view.latencies
         most = min(view.n_waiting, view.max_batch)
-        if view.latencies is None:
+        if known is None:
             return Decision(most, view.now_s, view.n_instances)
         left_s = (view.deadline_s - view.now_s) / (1 + self.safety_frac)
-        best, best_rate = 1, 1 / view.latencies.of(1)
-        for n in (*(k for k in view.latencies.at_rows if 1 < k < most), most):
-            seconds = view.latencies.of(n)
-            if seconds <= left_s and n / seconds > best_rate * (1 + self.worth_frac):
-                best, best_rate = n, n / seconds
-        return Decision(best, view.now_s, view.n_instances)
+        full = sustained_rows(known, view.max_batch, view.slo_s)
+        if view.n_waiting > full and left_s < known.of(full):
+            return Decision(0, view.now_s, view.n_instances, view.now_s + known.of(full) * (1 + self.safety_frac))
+        within_s = min(left_s, view.slo_s / 2) if view.slo_s else left_s
+        return Decision(known.best_rows(most, within_s), view.now_s, view.n_instances)
 
     def finished(self, batch: Finished) -> None:
         """Learns nothing: the server keeps the latencies."""
 
 
-POLICIES: dict[str, Callable[[], BatchPolicy]] = {"delay": Delay, "fixed": Fixed, "aimd": Aimd, "table": Table}
+@dataclass
+class DeepRt:
+    """DeepRT's way: what arrives within a window of half the deadline makes one batch. Our reconstruction; its admission test
+    is the queue's. Without an SLO it takes what is there."""
+
+    window_frac: float = 0.5  # of the SLO
+
+    def decide(self, view: View) -> Decision:
+        due_s = view.oldest_s + self.window_frac * view.slo_s
+        if view.n_waiting >= view.max_batch or view.now_s >= due_s:
+            return Decision(min(view.n_waiting, view.max_batch), view.now_s, view.n_instances)
+        return Decision(0, due_s, view.n_instances)
+
+    def finished(self, batch: Finished) -> None:
+        """Learns nothing."""
+
+
+POLICIES: dict[str, Callable[[], BatchPolicy]] = {
+    "delay": Delay,
+    "fixed": Fixed,
+    "aimd": Aimd,
+    "deeprt": DeepRt,
+    "table": Table,
+}
 
 
 def make_policy(name: str) -> BatchPolicy:

@@ -8,7 +8,7 @@ from jouleflow.policy.job import Job
 from jouleflow.policy.queue import ModelQueue
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Start:
     """A batch to start now."""
 
@@ -16,6 +16,8 @@ class Start:
     queue: ModelQueue
     batch: list[Job]
     n_rows: int
+    started_s: float
+    ends_s: float  # expected
 
 
 class Dispatcher:
@@ -24,14 +26,14 @@ class Dispatcher:
     def __init__(self, n_cores: int) -> None:
         self.n_cores = n_cores
         self.queues: dict[str, ModelQueue] = {}
-        self.n_running = 0
+        self.running: list[Start] = []
         self.again_s: float | None = None  # when to ask again, if nothing happens before
 
     def next(self, now_s: float) -> Start | None:
         """The next batch to start; None when there is none, and then again_s says until when."""
         self.again_s = None
         skipped: set[str] = set()
-        while self.n_running < self.n_cores:
+        while len(self.running) < self.n_cores:
             best: tuple[Job, str, ModelQueue] | None = None
             for name, queue in self.queues.items():
                 if queue.n_jobs and queue.ready and queue.n_running < queue.n_instances and name not in skipped:
@@ -47,6 +49,9 @@ class Dispatcher:
                 if start is not None:
                     return start
                 continue
+            if decision.give_up_s > now_s:
+                queue.give_up(decision.give_up_s, now_s)
+                continue
             skipped.add(name)
             if decision.n_rows == 0:
                 self.again_s = decision.again_s if self.again_s is None else min(self.again_s, decision.again_s)
@@ -57,11 +62,20 @@ class Dispatcher:
         batch = queue.take(head, n_rows, now_s)
         if not batch:
             return None
-        self.n_running += 1
+        n_rows, known = sum([j.n_rows for j in batch]), queue.latencies.now
+        start = Start(name, queue, batch, n_rows, now_s, now_s + (known.of(n_rows) if known else 0.0))
+        self.running.append(start)
         queue.n_running += 1
-        return Start(name, queue, batch, sum([j.n_rows for j in batch]))
+        return start
 
-    def ended(self, queue: ModelQueue) -> None:
+    def offer(self, queue: ModelQueue, job: Job, now_s: float) -> bool:
+        """Takes a job in, or ends it as rejected at once."""
+        free_s = 0.0
+        if len(self.running) >= self.n_cores:
+            free_s = max(min([start.ends_s for start in self.running]) - now_s, 0.0)
+        return queue.offer(job, now_s, self.n_cores, free_s)
+
+    def ended(self, start: Start) -> None:
         """A batch ended, well or not."""
-        self.n_running -= 1
-        queue.n_running -= 1
+        self.running.remove(start)
+        start.queue.n_running -= 1

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
-from jouleflow.policy.batch import BatchPolicy, Decision, Finished, View
+from jouleflow.policy.batch import BatchPolicy, Decision, Finished, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
 
@@ -45,8 +45,8 @@ class ModelQueue:
         self._last_key: Key | None = None  # no waiting job goes later than this
         self._last_end_s = 0.0
 
-    def offer(self, job: Job, now_s: float, n_cores: int) -> bool:
-        """Takes a job in, or ends it as rejected at once."""
+    def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float) -> bool:
+        """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free."""
         self.counts["accepted"] += 1
         self._order += 1
         job.order = self._order
@@ -56,7 +56,7 @@ class ModelQueue:
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
         if job.deadline_s < inf:
-            late_s = self._expected_s(job, n_cores) * ADMIT_MARGIN - (job.deadline_s - now_s)
+            late_s = self._expected_s(job, n_cores, core_free_s) * ADMIT_MARGIN - (job.deadline_s - now_s)
             if late_s > 0:
                 text = f"it would be {late_s * 1e3:.0f} ms too late"
                 self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))
@@ -77,8 +77,8 @@ class ModelQueue:
             self._last_key = key
         return True
 
-    def _expected_s(self, job: Job, n_cores: int) -> float:
-        """Until a job that came now would be answered."""
+    def _expected_s(self, job: Job, n_cores: int, core_free_s: float) -> float:
+        """Until a job that came now would be answered, when the next core is free in core_free_s."""
         known = self.latencies.now
         if known is None:
             return 0.0
@@ -87,11 +87,13 @@ class ModelQueue:
         else:
             key = job.key
             ahead = sum(j.n_rows for kind in self._kinds.values() for k, j in kind.jobs if k < key)
+        full = sustained_rows(known, self.max_batch, self.slo_s)
+        n_before, beside = divmod(ahead, full)
         at_once = max(min(self.n_instances, n_cores), 1)
-        rate = self.drain_rows_per_s or at_once * self.max_batch / known.of(self.max_batch)
-        ahead_s = ahead / rate if ahead > self.max_batch else 0.0
-        running_s = known.of(1) / 2 if self.n_running >= at_once else 0.0
-        return ahead_s + running_s + known.of(min(ahead + job.n_rows, self.max_batch))
+        rate = at_once * full / known.of(full)
+        if self.drain_rows_per_s:
+            rate = min(rate, self.drain_rows_per_s)  # others may take the cores
+        return core_free_s + n_before * full / rate + known.of(min(beside + job.n_rows, self.max_batch))
 
     def head(self, now_s: float) -> Job | None:
         """The job that goes next; those that can no longer go are ended on the way."""
@@ -130,12 +132,7 @@ class ModelQueue:
     def _pop(self, name: Kind) -> Job:
         kind = self._kinds[name]
         job = heapq.heappop(kind.jobs)[1]
-        kind.n_rows -= job.n_rows
-        self.n_jobs, self.n_rows, self.n_bytes = (
-            self.n_jobs - 1,
-            self.n_rows - job.n_rows,
-            self.n_bytes - job.size_bytes,
-        )
+        self._forget(job, name)
         if not kind.jobs:
             del self._kinds[name]
         elif job.arrived_s <= kind.oldest_s:
@@ -151,6 +148,32 @@ class ModelQueue:
         else:
             text = f"its deadline passed after {waited_s * 1e3:.0f} ms in the queue"
             self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=waited_s))
+
+    def give_up(self, before_s: float, now_s: float) -> None:
+        """Ends the jobs whose deadline is before a moment: they could be in time only at the cost of others."""
+        for name in list(self._kinds):
+            kept = []
+            for key, job in self._kinds[name].jobs:
+                if job.deadline_s < before_s:
+                    text = "its deadline is too near for a batch"
+                    self._forget(job, name)
+                    self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=now_s - job.arrived_s))
+                else:
+                    kept.append((key, job))
+            self._kinds[name].jobs = kept
+            heapq.heapify(kept)
+            if not kept:
+                del self._kinds[name]
+        if not self.n_jobs:
+            self._last_key = None
+
+    def _forget(self, job: Job, name: Kind) -> None:
+        self._kinds[name].n_rows -= job.n_rows
+        self.n_jobs, self.n_rows, self.n_bytes = (
+            self.n_jobs - 1,
+            self.n_rows - job.n_rows,
+            self.n_bytes - job.size_bytes,
+        )
 
     def end(self, job: Job, result: Result) -> None:
         """Ends a job."""

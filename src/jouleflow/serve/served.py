@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf, prod
 from time import monotonic
 
+from jouleflow.policy.dispatch import Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.process import Answer, ModelProcess, order_of
@@ -23,7 +24,7 @@ class ServedModel:
     """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
 
     def __init__(
-        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[ModelQueue], None]
+        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None]
     ) -> None:
         self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
         ports = (*process.inputs, *process.outputs)
@@ -49,8 +50,9 @@ class ServedModel:
         priority = header.priority or self.spec.priority
         return Job(ask, ask.size_bytes, header.n_rows, header.kind, now_s, now_s + limit_s, priority, done)
 
-    def start(self, batch: list[Job], n_rows: int, now_s: float) -> None:
+    def start(self, start: Start) -> None:
         """Runs a batch on a free slot."""
+        batch, n_rows = start.batch, start.n_rows
         slot = self.process.free.pop()
         offsets, size_bytes, order = self._layout(batch, n_rows)
         memory = self.process.place(slot, size_bytes)
@@ -59,7 +61,7 @@ class ServedModel:
                 data = job.payload.data[k]
                 memory[at : at + len(data)] = data
                 at += len(data)
-        self.process.run(slot, order, lambda answer: self._ended(slot, batch, n_rows, now_s, answer))
+        self.process.run(slot, order, lambda answer: self._ended(slot, start, answer))
 
     def _layout(self, batch: list[Job], n_rows: int) -> tuple[list[int], int, bytes]:
         """Where the inputs of a batch lie, and the order to run them; kept, as batches look alike."""
@@ -83,8 +85,9 @@ class ServedModel:
             known = self._layouts[key] = [p.offset for p in pieces], at, order_of(pieces, names)
         return known
 
-    def _ended(self, slot: int, batch: list[Job], n_rows: int, started_s: float, answer: Answer) -> None:
+    def _ended(self, slot: int, start: Start, answer: Answer) -> None:
         queue, now_s = self.queue, monotonic()
+        batch, n_rows, started_s = start.batch, start.n_rows, start.started_s
         seconds = now_s - started_s
         if answer.error:
             status = 500 if self.process.alive else 503
@@ -117,7 +120,7 @@ class ServedModel:
             queue.batch_ended(batch, n_rows, started_s, now_s)
         if self.process.alive:
             self.process.free.append(slot)
-        self.freed(queue)
+        self.freed(start)
 
     def _rows(
         self, memory: memoryview, piece: Piece, first: int, n: int, of: int

@@ -122,7 +122,7 @@ class Server:
             served.queue.counts["accepted"] += 1
             served.queue.end(job, Result(End.REJECTED, message=text, status=503, retry_s=1.0))
             return
-        if served.queue.offer(job, job.arrived_s, self.n_cores):
+        if self.dispatcher.offer(served.queue, job, job.arrived_s):
             self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -136,23 +136,20 @@ class Server:
         self.models[served.spec.name] = served
         self.dispatcher.queues[served.spec.name] = served.queue
 
-    def _batch_ended(self, queue: ModelQueue) -> None:
-        self.dispatcher.ended(queue)
+    def _batch_ended(self, start: Start) -> None:
+        self.dispatcher.ended(start)
         self._pump_soon()
 
     def _pump(self) -> None:
         self._pumping = False
         now_s = monotonic()
         while (start := self.dispatcher.next(now_s)) is not None:
-            self._run(self.models[start.name], start, now_s)
+            self.models[start.name].start(start)
         if self.dispatcher.again_s is not None:
             if self._timer is not None:
                 self._timer.cancel()
             wait_s = max(self.dispatcher.again_s - monotonic(), 1e-4)
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump_soon)
-
-    def _run(self, served: ServedModel, start: Start, now_s: float) -> None:
-        served.start(start.batch, start.n_rows, now_s)
 
     def _pump_one(self, served: ServedModel) -> None:
         """For a model that is no longer in service."""
@@ -160,7 +157,7 @@ class Server:
         while served.process.free and (head := served.queue.head(now_s)) is not None:
             start = self.dispatcher.start(served.spec.name, served.queue, head, served.queue.max_batch, now_s)
             if start is not None:
-                self._run(served, start, now_s)
+                served.start(start)
 
     def _died(self, served: ServedModel) -> None:
         """Its running batches have been answered with an error; those that wait are too, and it is started again."""

@@ -1,0 +1,83 @@
+"""The simulated server: queueing theory where there is a formula, conservation, and what policies are for."""
+
+import numpy as np
+import pytest
+
+from jouleflow.errors import InputError
+from jouleflow.policy.batch import POLICIES, Latencies
+from jouleflow.sim.serving import ModelOutcome, SimModel, simulate_serving
+from jouleflow.trace.arrivals import make_arrivals
+
+ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
+
+
+def poisson(rate_hz: float, duration_s: float, seed: int = 0) -> np.ndarray:
+    return make_arrivals("poisson", rate_hz, duration_s, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_one_at_a_time_waits_as_the_m_d_1_formula_says(load: float) -> None:
+    service_s = 0.01
+    model = SimModel(Latencies((1,), (service_s,)), max_batch=1, max_queue=10**6)
+    outcome = simulate_serving({"m": model}, {"m": poisson(load / service_s, 4000.0)}, 1, "delay")
+    wait_s = outcome.models["m"].latency_s.mean() - service_s
+    assert wait_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.08)  # Pollaczek-Khinchine
+    assert outcome.busy_s / outcome.duration_s == pytest.approx(load, rel=0.02)
+
+
+def test_two_cores_work_side_by_side() -> None:
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, n_instances=2)
+    outcome = simulate_serving({"m": model}, {"m": np.zeros(4)}, 2, "delay")
+    np.testing.assert_allclose(sorted(outcome.models["m"].latency_s), [1, 1, 2, 2])
+
+
+def test_a_neighbour_slows_down_only_while_it_runs() -> None:
+    latencies = Latencies((1,), (1.0,))
+    models = {"a": SimModel(latencies, slowdown={"b": 2.0}), "b": SimModel(latencies)}
+    outcome = simulate_serving(models, {"a": np.array([0.0]), "b": np.array([0.5])}, 2, "delay")
+    # half of a alone, then 1 s beside b at half speed: done as b ends
+    np.testing.assert_allclose(outcome.models["a"].latency_s, [1.5])
+    np.testing.assert_allclose(outcome.models["b"].latency_s, [1.0])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_request_ends_once(policy: str) -> None:
+    models = {
+        "small": SimModel(Latencies((1, 8, 32), (0.002, 0.004, 0.01)), slo_s=0.02, n_instances=2),
+        "large": SimModel(
+            Latencies((1, 8), (0.02, 0.12)), slo_s=0.2, max_batch=8, n_instances=2, slowdown={"small": 1.2}
+        ),
+    }
+    arrivals = {"small": poisson(900, 5.0, 1), "large": poisson(90, 5.0, 2)}
+    outcome = simulate_serving(models, arrivals, 2, policy)
+    for name, m in outcome.models.items():
+        assert m.n_requests == len(arrivals[name]) == sum(m.counts.get(end, 0) for end in ENDS)
+        assert m.counts["completed"] == len(m.latency_s)
+        assert m.counts["completed"] > 0
+
+
+def goodput(policy: str, load: float) -> ModelOutcome:
+    model = SimModel(Latencies((1, 2, 4, 8, 16), (0.010, 0.012, 0.016, 0.024, 0.040)), slo_s=0.06, max_batch=16)
+    rate_hz = load * 16 / 0.040
+    return simulate_serving({"m": model}, {"m": poisson(rate_hz, 30.0, 3)}, 1, policy).models["m"]
+
+
+def test_table_keeps_its_goodput_under_overload() -> None:
+    peak = max(goodput("table", load).in_time_frac * load for load in (0.5, 0.8, 0.9, 1.0))
+    for load in (1.5, 3.0, 10.0):
+        assert goodput("table", load).in_time_frac * load >= 0.85 * peak
+
+
+def test_batching_beats_one_at_a_time_when_it_matters() -> None:
+    assert goodput("table", 0.8).in_time_frac > 0.95
+    one = SimModel(Latencies((1,), (0.010,)), slo_s=0.06, max_batch=1)
+    alone = simulate_serving({"m": one}, {"m": poisson(0.8 * 400, 30.0, 3)}, 1, "table").models["m"]
+    assert alone.in_time_frac < 0.5
+
+
+def test_misuse() -> None:
+    model = SimModel(Latencies((1,), (1.0,)))
+    with pytest.raises(InputError, match="arrivals for"):
+        simulate_serving({"m": model}, {"x": np.zeros(1)}, 1, "delay")
+    with pytest.raises(InputError, match="unknown policy"):
+        simulate_serving({"m": model}, {"m": np.zeros(1)}, 1, "delya")
