@@ -126,12 +126,12 @@ def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str]
 class Server:
     """A peer that serves one model while the block lasts."""
 
-    def __init__(self, peer: str, name: str, models: Path, port: int) -> None:
+    def __init__(self, peer: str, name: str, models: Path, port: int, shape: tuple[int, ...] | None = None) -> None:
         self.peer, self.port = peer, port
         command, folder = command_of(peer, name, models, port)
         path = models / name / "model.onnx"
         environment = {
-            **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, SHAPES[name])), "PEER_PORT": str(port),
+            **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, shape or SHAPES[name])), "PEER_PORT": str(port),
             "PYTHONPATH": str(HERE) if peer != "jouleflow" else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
         }  # fmt: skip
         self.log = (OUT / f"{peer}.log").open("w")

@@ -64,12 +64,12 @@ class Net:
         save_model(model, str(path))
 
 
-def kws(path: Path) -> None:
+def kws(path: Path, width: int = 24) -> None:
     net = Net((1, 49, 10), 0)
-    net.conv(24, (10, 4), 2)
+    net.conv(width, (10, 4), 2)
     for _ in range(4):
-        net.conv(24, (3, 3), groups=24)
-        net.conv(24, (1, 1))
+        net.conv(width, (3, 3), groups=width)
+        net.conv(width, (1, 1))
     net.save(path, 12)
 
 

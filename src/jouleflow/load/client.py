@@ -52,10 +52,12 @@ class Answers:
     duration_s: float = 0.0
 
     def summary(self, slo_s: float = 0.0) -> dict[str, Any]:
-        """perf_analyzer's words: throughput and percentiles of what succeeded; goodput is what met the SLO, a second."""
+        """perf_analyzer's words: throughput and percentiles of what succeeded; goodput is what met the SLO, a second; rejection is
+        how long it took to say no at once (429, 503)."""
         status = np.array(self.status)
         good = np.array(self.latency_s)[status == 200] if len(status) else np.empty(0)
-        bad = np.array(self.latency_s)[(status != 200) & (status != 0)] if len(status) else np.empty(0)
+        refused = (status == 429) | (status == 503)
+        bad = np.array(self.latency_s)[refused] if len(status) else np.empty(0)
         met = int((good <= slo_s).sum()) if slo_s else len(good)
         span = max(self.duration_s, 1e-9)
         out: dict[str, Any] = {

@@ -12,7 +12,7 @@ from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
 
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
-ADMIT_MARGIN = 1.1  # an estimate may be wrong by so much before a request is refused
+ADMIT_FRAC = 0.8  # of the time to a deadline that an estimate may use up: reading, writing and errors need some
 Kind = tuple[tuple[int, ...], ...]
 Key = tuple[int, float, int]
 
@@ -56,7 +56,7 @@ class ModelQueue:
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
         if job.deadline_s < inf:
-            late_s = self._expected_s(job, n_cores, core_free_s) * ADMIT_MARGIN - (job.deadline_s - now_s)
+            late_s = self._expected_s(job, n_cores, core_free_s) - (job.deadline_s - now_s) * ADMIT_FRAC
             if late_s > 0:
                 text = f"it would be {late_s * 1e3:.0f} ms too late"
                 self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -121,6 +122,9 @@ async def serve_until_told(
     for name in app.server.models:
         note(f"serving {name}")
     note(f"listening: {', '.join(f'{k} on port {p}' for k, p in app.ports.items())}")
+    gc.collect()
+    gc.freeze()  # what is here now stays; the collector need not look at it again
+    gc.set_threshold(50_000, 20, 50)
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

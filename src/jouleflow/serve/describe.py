@@ -45,7 +45,7 @@ def model_config(served: ServedModel) -> dict[str, Any]:
 def statistics(served: ServedModel) -> dict[str, Any]:
     """Triton's statistics of a model."""
     counts, queue = served.queue.counts, served.queue
-    done = counts["completed"]
+    done, known = counts["completed"], queue.latencies.now
     failed = sum(counts[k] for k in ("rejected", "expired", "cancelled", "failed"))
     nothing = {"count": 0, "ns": 0}
 
@@ -74,6 +74,9 @@ def statistics(served: ServedModel) -> dict[str, Any]:
             **{k: int(counts[k]) for k in ("accepted", "completed", "rejected", "expired", "cancelled", "failed")},
             "waiting": queue.n_jobs,
             "running_batches": queue.n_running,
+            "latency_s_by_rows": {}
+            if known is None
+            else dict(zip(map(str, known.at_rows), known.seconds, strict=True)),
         },
     }
 

@@ -71,6 +71,7 @@ class Request:
         if not self.keep_alive:
             lines, end, rest = head.partition(b"\r\n\r\n")
             head = lines + b"\r\nconnection: close" + end + rest
+        self.job = None  # it knows this request in its turn: a ring that would be left to the garbage collector
         self.answer = head if self.method == b"HEAD" else b"".join((head, *chunks))
         self._connection.flush()
 
