@@ -105,3 +105,13 @@ def test_bad_inputs(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     (tmp_path / "rubbish.npz").write_bytes(b"PK\x03\x04 rubbish")
     assert jouleflow("run", MODEL, "--input", tmp_path / "rubbish.npz", cwd=tmp_path).returncode == 2
+
+
+def test_doctor_names_extras_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from jouleflow.cli import doctor
+    from jouleflow.cli.main import app
+
+    monkeypatch.setattr(doctor, "PACKAGES", (("nothing", "surely-absent", "pip 'x[extra]'", False),))
+    assert "[extra]" in CliRunner().invoke(app, ["doctor"]).output  # not taken for markup

@@ -31,6 +31,8 @@ PACKAGES = (
     ("result files", "pyarrow", "pip install pyarrow", True),
     ("shepherd traces", "h5py", "pip install 'jouleflow[shepherd]'", False),
     ("Joulescope traces", "pyjls", "pip install 'jouleflow[joulescope]'", False),
+    ("serving models", "httptools", "pip install 'jouleflow[serve]'", False),
+    ("serving over gRPC", "grpcio", "pip install 'jouleflow[serve]'", False),
     ("work on a Ray cluster", "ray", "pip install 'jouleflow[cluster]'", False),
     ("solar traces", "pvlib", "pip install 'jouleflow[sun]'", False),
     ("LiteRT, to check the reference", "ai-edge-litert", "pip install 'jouleflow[dev]'", False),

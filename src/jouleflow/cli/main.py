@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jouleflow.errors import Infeasible, InputError, JouleflowError
+from jouleflow.errors import Infeasible, InputError, JouleflowError, MissingCapability
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 out, err = Console(), Console(stderr=True)
@@ -75,7 +75,7 @@ def doctor(as_json: Json = False) -> None:
     table = Table("", "capability", "found", "what to do")
     for c in found:
         mark = "[green]ok[/]" if c.present else ("[red]missing[/]" if c.needed else "[yellow]optional[/]")
-        table.add_row(mark, c.name, c.detail, "" if c.present else c.remedy)
+        table.add_row(mark, c.name, escape(c.detail), "" if c.present else escape(c.remedy))
     _emit([asdict(c) for c in found], as_json, table)
     if any(c.needed and not c.present for c in found):
         raise typer.Exit(1)
@@ -360,6 +360,7 @@ def serve(
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
 ) -> None:
     """Serve models over the Open Inference Protocol until told to stop."""
+    _need_serving()
     import os
 
     from jouleflow.serve.app import AppSettings, run_server
@@ -387,6 +388,7 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Put load on an Open Inference Protocol server: throughput, percentiles, goodput."""
+    _need_serving()
     import os
 
     import numpy as np
@@ -451,6 +453,7 @@ def demo(output: Out = Path("jouleflow-out/demo"), as_json: Json = False) -> Non
 @app.command("demo-serve")
 def demo_serve(output: Out = Path("jouleflow-out/serve"), seed: Seed = 0, as_json: Json = False) -> None:
     """Serve three models under twenty seconds of bursty load: goodput, latency, energy, and the live page."""
+    _need_serving()
     from rich.table import Table
 
     from jouleflow.demo_serve.demo import SETTINGS, run_demo
@@ -473,6 +476,16 @@ def demo_serve(output: Out = Path("jouleflow-out/serve"), seed: Seed = 0, as_jso
             f"energy ({energy['provenance']}: {energy['source']}): {energy['power_w']:.2f} W, {energy['j_per_request'] * 1e3:.3g} mJ a request"
         )
     out.print(f"\npage: [bold]{output / 'report.html'}[/]   data: {output / 'report.json'}")
+
+
+def _need_serving() -> None:
+    from importlib.util import find_spec
+
+    missing = [
+        name for name in ("httptools", "uvloop", "orjson", "prometheus_client", "grpc") if find_spec(name) is None
+    ]
+    if missing:
+        raise MissingCapability(f"serving needs {', '.join(missing)}: pip install 'jouleflow[serve]'")
 
 
 def _finish(result: Any, folder: Path, as_json: bool) -> None:
