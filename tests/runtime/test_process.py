@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import ModelError
-from jouleflow.runtime.process import Answer, ModelProcess, Settings, order_of
+from jouleflow.runtime.messages import order_of
+from jouleflow.runtime.process import Answer, ModelProcess, Settings
 from jouleflow.runtime.tensors import Piece, array_of
 from tests.runtime.models import affine, memory_hog
 

@@ -233,3 +233,21 @@ def test_slow_and_broken_clients_cost_nothing_lasting(tmp_path: Path) -> None:
         while time.monotonic() < until and len(server.app._listeners[0][1].open) > 1:
             time.sleep(0.1)
         assert len(server.app._listeners[0][1].open) <= 1
+
+
+def test_a_model_that_dies_in_its_warm_up_is_not_put_into_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jouleflow.errors import ModelError
+    from jouleflow.serve import server as module
+
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path) as server:
+
+        async def die(served: module.ServedModel) -> None:
+            served.process.kill()
+
+        monkeypatch.setattr(module, "warm_up", die)
+        with pytest.raises(ModelError, match="died in its first batches"):
+            asyncio.run_coroutine_threadsafe(server.app.server.load("double"), server.loop).result(30)
+        assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200  # the old one still answers

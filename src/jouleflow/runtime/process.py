@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from typing import Any
 import orjson
 
 from jouleflow.errors import ModelError
+from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
 
-MAX_MESSAGE_BYTES = 1 << 20
 MAX_LAYOUTS = 256
-FAILED = b"-"  # what an answer begins with when there are no outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class ModelProcess:
         return self.slots[slot][1].view(size_bytes)
 
     def run(self, slot: int, order: bytes, done: Callable[[Answer], None]) -> None:
-        """Starts a batch whose inputs are in place; `done` hears once, also when the process dies. order: of `order_of`."""
+        """Starts a batch whose inputs are in place; `done` hears once, also when the process dies. order: of `messages.order_of`."""
         self._waiting[slot] = done
         try:
             self.slots[slot][2].send(order)
@@ -190,12 +189,6 @@ class ModelProcess:
         while self.alive and self._waiting:
             await asyncio.sleep(0.005)
         self.kill()
-
-
-def order_of(inputs: Sequence[Piece], outputs: Sequence[str]) -> bytes:
-    """The order to run inputs that lie so, for those outputs."""
-    rows = [(p.name, p.datatype, p.shape, p.offset, p.size_bytes) for p in inputs]
-    return orjson.dumps({"inputs": rows, "outputs": list(outputs)})
 
 
 def _ports(given: list[dict[str, Any]]) -> tuple[Port, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -51,6 +51,18 @@ class Piece:
     shape: tuple[int, ...]
     offset: int
     size_bytes: int
+
+
+ALIGN = 64
+
+
+def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> tuple[list[Piece], int]:
+    """Tensors (name, type, shape, bytes) one after another in a region, each at a multiple of ALIGN; and the bytes in all."""
+    pieces, at = [], 0
+    for name, datatype, shape, size_bytes in tensors:
+        pieces.append(Piece(name, datatype, shape, at, size_bytes))
+        at += -(-size_bytes // ALIGN) * ALIGN
+    return pieces, at
 
 
 def encode_strings(values: NDArray[np.object_]) -> bytes:

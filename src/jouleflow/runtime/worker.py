@@ -26,13 +26,11 @@ import orjson
 
 from jouleflow.errors import InputError
 from jouleflow.graph.onnx_check import parse_onnx, with_own_data
+from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES
 from jouleflow.runtime.region import Region
-from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings
+from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings, lay_out
 
-MAX_MESSAGE_BYTES = 1 << 20
-ALIGN = 64
 MAX_KNOWN = 64
-DONE, FAILED = b"+", b"-"
 
 
 def _session(path: Path, threads: int) -> tuple[Any, bytes]:
@@ -97,7 +95,7 @@ class Slot:
 
     def _written(self, names: list[str], values: list[Any]) -> bytes:
         """Puts the outputs into their memory; the bytes say what lies where."""
-        pieces, raws, at = [], [], 0
+        described, raws = [], []
         for name, value in zip(names, values, strict=True):
             array = np.asarray(value)
             if array.dtype == np.object_ or array.dtype.kind in "US":
@@ -106,14 +104,14 @@ class Slot:
                 datatype, raw = NAMES[array.dtype], np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             else:
                 raise ValueError(f"output {name!r} is of type {array.dtype}, which cannot be sent")
-            pieces.append((name, datatype, array.shape, at, len(raw)))
+            described.append((name, datatype, array.shape, len(raw)))
             raws.append(raw)
-            at += -(-len(raw) // ALIGN) * ALIGN
+        pieces, at = lay_out(described)
         self.outputs.reserve(at)
         memory = self.outputs.view(at)
         for piece, raw in zip(pieces, raws, strict=True):
-            memory[piece[3] : piece[3] + piece[4]] = raw
-        return orjson.dumps(pieces)
+            memory[piece.offset : piece.offset + piece.size_bytes] = raw
+        return orjson.dumps([(p.name, p.datatype, p.shape, p.offset, p.size_bytes) for p in pieces])
 
 
 def main() -> int:

@@ -141,7 +141,6 @@ class Connection(asyncio.BufferedProtocol):
         self.header_bytes = 0
         self.in_body = False
         self.since_s = 0.0
-        self.loop = asyncio.get_running_loop()
         self.received_bytes = bytearray(RECEIVE_BYTES)
         self.received = memoryview(self.received_bytes)
         self.known_head: _Head | None = None

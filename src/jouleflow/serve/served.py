@@ -9,12 +9,12 @@ from time import monotonic
 from jouleflow.policy.dispatch import Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.queue import ModelQueue
-from jouleflow.runtime.process import Answer, ModelProcess, order_of
-from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings
+from jouleflow.runtime.messages import order_of
+from jouleflow.runtime.process import Answer, ModelProcess
+from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings, lay_out
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
 
-ALIGN = 64
 MAX_LAYOUTS = 256
 MAX_LATENCIES = 10_000
 Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...]]  # kind, rows, bytes, outputs
@@ -75,11 +75,9 @@ class ServedModel:
         key = (first.header.kind, n_rows, sizes, names)
         known = self._layouts.get(key)
         if known is None:
-            pieces, at = [], 0
-            for port, shape, size in zip(self.process.inputs, first.header.kind, sizes, strict=True):
-                whole = (n_rows, *shape) if self.batchable else shape
-                pieces.append(Piece(port.name, port.datatype, whole, at, size))
-                at += -(-size // ALIGN) * ALIGN
+            rows = (n_rows,) if self.batchable else ()
+            parts = zip(self.process.inputs, first.header.kind, sizes, strict=True)
+            pieces, at = lay_out((port.name, port.datatype, (*rows, *shape), size) for port, shape, size in parts)
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             known = self._layouts[key] = [p.offset for p in pieces], at, order_of(pieces, names)

@@ -28,7 +28,7 @@ RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started a
 class ServerSettings:
     """policy: of every model. n_cores: batches that run at once, over all models; 0 is one a CPU."""
 
-    policy: str = "delay"
+    policy: str = "table"
     n_cores: int = 0
     limits: Limits = field(default_factory=Limits)
 
@@ -83,6 +83,8 @@ class Server:
         if not served.batchable:
             queue.max_batch = 1
         await warm_up(served)
+        if not process.alive:
+            raise ModelError(f"{spec.path.name}: its process died in its first batches")
         process.on_death = lambda: self._died(served)
         return served
 

@@ -6,9 +6,10 @@ import asyncio
 from math import inf, prod
 from time import monotonic
 
-from jouleflow.runtime.process import Answer, order_of
-from jouleflow.runtime.tensors import NUMPY, Piece
-from jouleflow.serve.served import ALIGN, ServedModel
+from jouleflow.runtime.messages import order_of
+from jouleflow.runtime.process import Answer
+from jouleflow.runtime.tensors import NUMPY, lay_out
+from jouleflow.serve.served import ServedModel
 
 BUDGET_S = 2.0  # for a model
 SIZE_S = 0.1  # for a size of batch, beyond its first runs
@@ -45,12 +46,12 @@ async def warm_up(served: ServedModel) -> None:
 
 
 async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
-    process, pieces, at = served.process, [], 0
-    for port in process.inputs:
-        shape = (n_rows, *port.shape[1:]) if served.batchable else port.shape
-        size = prod(shape) * NUMPY[port.datatype].itemsize
-        pieces.append(Piece(port.name, port.datatype, shape, at, size))
-        at += -(-size // ALIGN) * ALIGN
+    process = served.process
+    shapes = [(n_rows, *p.shape[1:]) if served.batchable else p.shape for p in process.inputs]
+    pieces, at = lay_out(
+        (p.name, p.datatype, shape, prod(shape) * NUMPY[p.datatype].itemsize)
+        for p, shape in zip(process.inputs, shapes, strict=True)
+    )
     slot = process.free.pop()
     process.place(slot, at)[:] = bytes(at)
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
