@@ -26,7 +26,8 @@ from setting import write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
 from jouleflow.load.client import closed_loop, open_loop
-from jouleflow.policy.batch import POLICIES, Latencies
+from jouleflow.policy.batch import POLICIES
+from jouleflow.profile.latencies import Latencies
 from jouleflow.sim.serving import SimModel, simulate_serving
 
 PORT, SLO_S, MAX_BATCH = 8780, 0.05, 16

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import POLICIES, Latencies
-from jouleflow.sim.serving import ModelOutcome, SimModel, simulate_serving
+from jouleflow.policy.batch import POLICIES
+from jouleflow.profile.interference import Pairwise
+from jouleflow.profile.latencies import Latencies
+from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
+
+
+FRONT = Front(request_s=100e-6, answer_s=50e-6, client_s=50e-6)
 
 
 def poisson(rate_hz: float, duration_s: float, seed: int = 0) -> np.ndarray:
@@ -33,23 +38,39 @@ def test_two_cores_work_side_by_side() -> None:
 
 def test_a_neighbour_slows_down_only_while_it_runs() -> None:
     latencies = Latencies((1,), (1.0,))
-    models = {"a": SimModel(latencies, slowdown={"b": 2.0}), "b": SimModel(latencies)}
-    outcome = simulate_serving(models, {"a": np.array([0.0]), "b": np.array([0.5])}, 2, "delay")
+    models, beside = {"a": SimModel(latencies), "b": SimModel(latencies)}, Pairwise({("a", "b"): 2.0})
+    outcome = simulate_serving(models, {"a": np.array([0.0]), "b": np.array([0.5])}, 2, "delay", beside)
     # half of a alone, then 1 s beside b at half speed: done as b ends
     np.testing.assert_allclose(outcome.models["a"].latency_s, [1.5])
     np.testing.assert_allclose(outcome.models["b"].latency_s, [1.0])
+
+
+def test_the_loop_takes_its_share_of_the_cores() -> None:
+    # one core: 0.5 s of reading before the batch, 0.25 s of another request's in it, 0.25 s of answering after it, 0.1 s of the client
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, front=Front(0.5, 0.25, 0.1))
+    outcome = simulate_serving({"m": model}, {"m": np.array([0.0])}, 1, "delay")
+    np.testing.assert_allclose(outcome.models["m"].latency_s, [0.5 + 1.0 + 0.25 + 0.1])
+    two = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0])}, 3, "delay")
+    assert two.models["m"].latency_s[0] == pytest.approx(1.85)  # there are cores free for the loop and the client
+    assert two.front_s == pytest.approx(1.5)
+
+
+def test_refusing_costs_what_it_costs() -> None:
+    model = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1)
+    costly = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1, front=Front(0.0005, 0.0005))
+    times = {"m": poisson(900, 10.0)}
+    free, paid = (simulate_serving({"m": m}, times, 1, "table").models["m"].in_time_frac for m in (model, costly))
+    assert paid < 0.5 * free  # ten times too much: reading and refusing takes nearly all of the core
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_request_ends_once(policy: str) -> None:
     models = {
         "small": SimModel(Latencies((1, 8, 32), (0.002, 0.004, 0.01)), slo_s=0.02, n_instances=2),
-        "large": SimModel(
-            Latencies((1, 8), (0.02, 0.12)), slo_s=0.2, max_batch=8, n_instances=2, slowdown={"small": 1.2}
-        ),
+        "large": SimModel(Latencies((1, 8), (0.02, 0.12)), slo_s=0.2, max_batch=8, n_instances=2, front=FRONT),
     }
     arrivals = {"small": poisson(900, 5.0, 1), "large": poisson(90, 5.0, 2)}
-    outcome = simulate_serving(models, arrivals, 2, policy)
+    outcome = simulate_serving(models, arrivals, 2, policy, Pairwise({("large", "small"): 1.2}))
     for name, m in outcome.models.items():
         assert m.n_requests == len(arrivals[name]) == sum(m.counts.get(end, 0) for end in ENDS)
         assert m.counts["completed"] == len(m.latency_s)

@@ -6,7 +6,7 @@ size that is not seen drifts back to what it was at best, and is tried again whe
 
 from __future__ import annotations
 
-from jouleflow.policy.batch import Latencies
+from jouleflow.profile.latencies import Latencies
 
 WEIGHT = 0.1  # of a new value in the running mean
 REFRESH = 16  # batches between two looks at the means

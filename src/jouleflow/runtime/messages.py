@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import orjson
@@ -10,6 +11,8 @@ from jouleflow.runtime.tensors import Piece
 
 MAX_MESSAGE_BYTES = 1 << 20
 DONE, FAILED = b"+", b"-"
+TIMES = struct.Struct("<dd")  # after DONE: run_s, core_s
+OUTPUTS_AT = 1 + TIMES.size
 
 
 def order_of(inputs: Sequence[Piece], outputs: Sequence[str]) -> bytes:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 import orjson
 
 from jouleflow.errors import ModelError
-from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES
+from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES, OUTPUTS_AT, TIMES
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
 
@@ -39,10 +38,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an order. error: why there are no outputs. run_s: inside ONNX Runtime."""
+    """What became of an order. error: why there are no outputs. run_s: inside ONNX Runtime; core_s: CPU time of the thread that
+    called it, which is all of it when batches have one thread each."""
 
     outputs: tuple[Piece, ...] = ()
     run_s: float = 0.0
+    core_s: float = 0.0
     error: str = ""
 
 
@@ -145,14 +146,14 @@ class ModelProcess:
         if raw[:1] == FAILED:
             done(Answer(error=raw[1:].decode(errors="replace")))
             return
-        layout = raw[9:]
+        layout = raw[OUTPUTS_AT:]
         pieces = self._layouts.get(layout)
         if pieces is None:
             pieces = tuple(Piece(p[0], p[1], tuple(p[2]), p[3], p[4]) for p in orjson.loads(layout))
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             self._layouts[layout] = pieces
-        done(Answer(pieces, struct.unpack_from("<d", raw, 1)[0]))
+        done(Answer(pieces, *TIMES.unpack_from(raw, 1)))
 
     def _died(self) -> None:
         if not self.alive:

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ import orjson
 
 from jouleflow.errors import InputError
 from jouleflow.graph.onnx_check import parse_onnx, with_own_data
-from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES
+from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES, TIMES
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings, lay_out
 
@@ -80,10 +79,10 @@ class Slot:
                         self._orders.clear()
                     self._orders[raw] = order
             feeds, names = order
-            start = time.perf_counter()
+            start, start_core = time.perf_counter(), time.thread_time()
             values = session.run(names, feeds)
-            run_s = time.perf_counter() - start
-            return DONE + struct.pack("<d", run_s) + self._written(names, values)
+            run_s, core_s = time.perf_counter() - start, time.thread_time() - start_core
+            return DONE + TIMES.pack(run_s, core_s) + self._written(names, values)
         except Exception as error:  # the errors of ONNX Runtime have no base of their own
             return FAILED + f"{type(error).__name__}: {error}"[:500].encode()
 

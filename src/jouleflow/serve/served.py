@@ -12,6 +12,7 @@ from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.messages import order_of
 from jouleflow.runtime.process import Answer, ModelProcess
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings, lay_out
+from jouleflow.runtime.trial import batchable
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
 
@@ -27,8 +28,7 @@ class ServedModel:
         self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None]
     ) -> None:
         self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
-        ports = (*process.inputs, *process.outputs)
-        self.batchable = bool(process.inputs) and all(p.shape and p.shape[0] == -1 for p in ports)
+        self.batchable = batchable(process.inputs, process.outputs)
         self.fixed_rows = (
             0 if self.batchable else (process.inputs[0].shape[0] if process.inputs and process.inputs[0].shape else 1)
         )

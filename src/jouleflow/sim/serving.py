@@ -1,33 +1,54 @@
 """A server of many models without the server: the same queues, policies and dispatcher, on a clock that jumps from event to event.
 
-A batch does the work that its profile says, at a speed that depends on what else runs meanwhile (`slowdown`); when that
-changes, so does its speed. Requests arrive at given times, whatever the server does.
+A batch does the work that its profile says, at a speed that depends on what else runs meanwhile: batches beside it
+(`Interference`), and the server's own loop and its clients when they share its cores (`Front`). When that changes, so does its
+speed. Requests arrive at given times, whatever the server does.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import Latencies, make_policy
+from jouleflow.policy.batch import BatchPolicy, make_policy
 from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.queue import ModelQueue
+from jouleflow.profile.interference import Interference, NoInterference
+from jouleflow.profile.latencies import Latencies
+from jouleflow.profile.serving import Batch
 
 Float = NDArray[np.float64]
 KIND = ((),)
 
 
 @dataclass(frozen=True, slots=True)
+class Front:
+    """CPU seconds of one request beside its model's: request_s to read it and queue it, answer_s to answer it or to refuse it; both in
+    the server's one loop. client_s: of its client, when that shares the cores."""
+
+    request_s: float = 0.0
+    answer_s: float = 0.0
+    client_s: float = 0.0
+
+    @property
+    def cores(self) -> float:
+        """That are busy while the loop is."""
+        loop_s = self.request_s + self.answer_s
+        return 1.0 + self.client_s / loop_s if loop_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SimModel:
-    """A model as its profile knows it. latencies: alone, by rows. slowdown: by the name of a model that runs beside it, how
-    many times longer it takes (1 when not named); several multiply."""
+    """A model as its profile knows it. latencies: alone, by rows."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -35,13 +56,14 @@ class SimModel:
     n_instances: int = 1
     priority: int = 5
     max_queue: int = 512
-    slowdown: Mapping[str, float] = field(default_factory=dict)
+    front: Front = field(default_factory=Front)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOutcome:
-    """What became of the requests of one model. latency_s: of those that completed, in the order in which they did."""
+    """What became of the requests of one model. arrival_s and latency_s: of those that completed, in the order in which they did."""
 
+    arrival_s: Float
     latency_s: Float
     n_requests: int
     counts: Mapping[str, int]
@@ -57,77 +79,170 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ServingOutcome:
-    """A simulated run. busy_s: core seconds spent on batches."""
+    """A simulated run. busy_s: core seconds spent on batches; front_s: on requests beside them."""
 
     models: Mapping[str, ModelOutcome]
     duration_s: float
     busy_s: float
+    front_s: float
     provenance: str = "modelled"
 
 
 @dataclass(slots=True)
 class _Running:
-    """A batch on a core. left_s: of its work, if it ran alone."""
+    """A batch on a core. left_s: of its work, if it ran alone. None of its answers is out before the loop has time."""
 
     start: Start
     left_s: float
-    speed: float
-    since_s: float  # when left_s and speed were true
+    batch: Batch
+    speed: float = 1.0
+    since_s: float = 0.0  # when left_s and speed were true
 
 
-class _Simulation:
-    def __init__(self, models: Mapping[str, SimModel], n_cores: int, policy: str) -> None:
-        self.models = models
+class Simulation:
+    """A server that can be moved forward step by step."""
+
+    def __init__(
+        self,
+        models: Mapping[str, SimModel],
+        n_cores: int,
+        policies: Mapping[str, BatchPolicy],
+        interference: Interference | None = None,
+    ) -> None:
+        self.models, self.interference = models, interference or NoInterference()
         self.dispatcher = Dispatcher(n_cores)
-        self.now_s = 0.0
-        self.busy_s = 0.0
+        self.now_s = self.busy_s = self.front_s = 0.0
         self.running: list[_Running] = []
+        self.arrival_s: dict[str, list[float]] = {name: [] for name in models}
         self.latency_s: dict[str, list[float]] = {name: [] for name in models}
         self.batch_rows: dict[str, list[int]] = {name: [] for name in models}
+        self.n_requests = dict.fromkeys(models, 0)
+        self._events: list[tuple[float, int, Callable[[], Any]]] = []
+        self._order = count()
+        self._again_s = inf
+        self._front_free_s = 0.0  # when the loop has done what waits for it now
+        self._front_cores = 0.0  # that are busy until then
+        self._now_counts = False  # whether something happened that may start a batch
         for name, model in models.items():
             queue = ModelQueue(
-                make_policy(policy), model.max_batch, model.n_instances, model.slo_s, model.max_queue, 1 << 62
+                policies[name], model.max_batch, model.n_instances, model.slo_s, model.max_queue, 1 << 62
             )
             for rows, seconds in zip(model.latencies.at_rows, model.latencies.seconds, strict=True):
                 queue.latencies.start_from(rows, seconds)
             self.dispatcher.queues[name] = queue
 
-    def arrive(self, name: str) -> None:
+    def feed(self, name: str, times_s: Sequence[float] | Float) -> None:
+        """Requests to come, at rising times from now on."""
+        times = iter(times_s)
+        self.n_requests[name] += len(times_s)
+
+        def arrive() -> None:
+            arrived_s = self.now_s
+            self._chore(self.models[name].front.request_s, name, lambda: self._offer(name, arrived_s))
+            following = next(times, None)
+            if following is not None:
+                self._at(float(following), arrive)
+
+        first = next(times, None)
+        if first is not None:
+            self._at(float(first), arrive)
+
+    def advance(self, until_s: float = inf) -> bool:
+        """Moves to a moment, or until nothing more happens; whether something still can."""
+        while True:
+            end_s, ending = self._next_end()
+            event_s = self._events[0][0] if self._events else inf
+            now_s = min(end_s, event_s, self._again_s)
+            if now_s > until_s or now_s == inf:
+                if until_s < inf:
+                    self.now_s = max(until_s, self.now_s)
+                return now_s < inf
+            self.now_s = max(now_s, self.now_s)
+            if ending is not None and end_s <= now_s:
+                self._computed(ending)
+            elif event_s <= now_s:
+                heapq.heappop(self._events)[2]()
+                if self._events and self._events[0][0] <= self.now_s:
+                    continue  # what comes at once is seen together
+            self._pump()
+
+    def outcome(self) -> ServingOutcome:
+        """What became of everything so far."""
+        queues = self.dispatcher.queues
+        outcomes = {
+            name: ModelOutcome(
+                np.array(self.arrival_s[name]), np.array(self.latency_s[name]), self.n_requests[name], dict(queues[name].counts),
+                np.array(self.batch_rows[name], np.int64), model.slo_s,
+            )
+            for name, model in self.models.items()
+        }  # fmt: skip
+        return ServingOutcome(outcomes, self.now_s, self.busy_s, self.front_s)
+
+    def _at(self, time_s: float, event: Callable[[], Any]) -> None:
+        heapq.heappush(self._events, (time_s, next(self._order), event))
+
+    def _chore(self, seconds: float, name: str, then: Callable[[], Any]) -> None:
+        """Something for the server's loop, after what waits for it already."""
+        if not seconds:
+            then()
+            return
+        self.front_s += seconds
+        cores = self.models[name].front.cores
+        idle = self._front_free_s <= self.now_s
+        self._front_free_s = max(self._front_free_s, self.now_s) + seconds
+        if idle or cores > self._front_cores:
+            self._front_cores = cores
+            self._set_speeds()
+
+        def done() -> None:
+            then()
+            if self._front_free_s <= self.now_s:
+                self._front_cores = 0.0
+                self._set_speeds()
+
+        self._at(self._front_free_s, done)
+
+    def _offer(self, name: str, arrived_s: float) -> None:
         model, now_s = self.models[name], self.now_s
         deadline_s = now_s + model.slo_s if model.slo_s else inf
 
         def done(result: Result) -> None:
             if result.end is End.COMPLETED:
-                self.latency_s[name].append(self.now_s - now_s)
+                self.arrival_s[name].append(arrived_s)
+                self.latency_s[name].append(self.now_s - arrived_s + model.front.client_s)
+            elif model.front.answer_s:
+                self._chore(model.front.answer_s, name, _nothing)
 
         job = Job(None, 0, 1, KIND, now_s, deadline_s, model.priority, done)
         self.dispatcher.offer(self.dispatcher.queues[name], job, now_s)
 
-    def pump(self) -> None:
+    def _pump(self) -> None:
         """Starts what may start now."""
         started = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
-            self._run(start)
+            work_s = self.models[start.name].latencies.of(start.n_rows)
+            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), 1.0, self.now_s))
+            self.batch_rows[start.name].append(start.n_rows)
             started = True
         if started:
             self._set_speeds()
-
-    def _run(self, start: Start) -> None:
-        work_s = self.models[start.name].latencies.of(start.n_rows)
-        self.running.append(_Running(start, work_s, 1.0, self.now_s))
-        self.batch_rows[start.name].append(start.n_rows)
+        again_s = self.dispatcher.again_s
+        self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
 
     def _set_speeds(self) -> None:
-        for one in self.running:
+        running, n_cores = self.running, self.dispatcher.n_cores
+        if not running:
+            return
+        share, front = 1.0, self._front_cores
+        if front and len(running) + front > n_cores:  # a loop that wakes up goes first, so it is the batches that wait
+            share = max((n_cores - front) / len(running), 0.5 * n_cores / (len(running) + front))
+        for one in running:
             one.left_s -= (self.now_s - one.since_s) * one.speed
             one.since_s = self.now_s
-            slowdown = 1.0
-            for other in self.running:
-                if other is not one:
-                    slowdown *= self.models[one.start.name].slowdown.get(other.start.name, 1.0)
-            one.speed = 1.0 / slowdown
+            beside = tuple(sorted(other.batch for other in running if other is not one))
+            one.speed = share / self.interference.slowdown(one.batch, beside)
 
-    def next_end(self) -> tuple[float, _Running | None]:
+    def _next_end(self) -> tuple[float, _Running | None]:
         """When the first of the running batches ends, and which."""
         best_s, best = inf, None
         for one in self.running:
@@ -136,58 +251,52 @@ class _Simulation:
                 best_s, best = end_s, one
         return best_s, best
 
-    def finish(self, one: _Running) -> None:
+    def _computed(self, one: _Running) -> None:
         self.running.remove(one)
         self._set_speeds()
         start = one.start
         self.busy_s += self.now_s - start.started_s
+        cost_s = self.models[start.name].front.answer_s * len(start.batch)
+        self._chore(cost_s, start.name, lambda: self._answered(start))
+
+    def _answered(self, start: Start) -> None:
         self.dispatcher.ended(start)
         for job in start.batch:
             start.queue.end(job, Result(End.COMPLETED))
         start.queue.batch_ended(start.batch, start.n_rows, start.started_s, self.now_s)
 
 
+def _nothing() -> None:
+    pass
+
+
 def simulate_serving(
-    models: Mapping[str, SimModel], arrivals_s: Mapping[str, Float], n_cores: int, policy: str
+    models: Mapping[str, SimModel],
+    arrivals_s: Mapping[str, Float],
+    n_cores: int,
+    policy: str,
+    interference: Interference | None = None,
 ) -> ServingOutcome:
     """What becomes of requests that arrive at those times (rising, in seconds, per model; one row each).
 
-    Raises InputError for arrivals of a model that is not there, or without a core.
+    Raises InputError for arrivals of a model that is not there, an unknown policy, or without a core.
     """
+    return simulate_with(models, arrivals_s, n_cores, {name: make_policy(policy) for name in models}, interference)
+
+
+def simulate_with(
+    models: Mapping[str, SimModel],
+    arrivals_s: Mapping[str, Float],
+    n_cores: int,
+    policies: Mapping[str, BatchPolicy],
+    interference: Interference | None = None,
+) -> ServingOutcome:
+    """As `simulate_serving`, with a policy object for each model."""
     unknown = sorted(set(arrivals_s) - set(models))
     if unknown or n_cores < 1:
         raise InputError(f"arrivals for {unknown}, models are {sorted(models)}; n_cores={n_cores} must be at least 1")
-    sim = _Simulation(models, n_cores, policy)
-    coming = [(float(times[0]), name, 0) for name, times in sorted(arrivals_s.items()) if len(times)]
-    heapq.heapify(coming)
-    again_s = inf
-    while True:
-        end_s, ending = sim.next_end()
-        arrival_s = coming[0][0] if coming else inf
-        now_s = min(end_s, arrival_s, again_s)
-        if now_s == inf:
-            break
-        sim.now_s = max(now_s, sim.now_s)
-        if ending is not None and end_s <= now_s:
-            sim.finish(ending)
-        elif arrival_s <= now_s:
-            _, name, k = coming[0]
-            sim.arrive(name)
-            times = arrivals_s[name]
-            if k + 1 < len(times):
-                heapq.heapreplace(coming, (float(times[k + 1]), name, k + 1))
-            else:
-                heapq.heappop(coming)
-            if coming and coming[0][0] <= sim.now_s:
-                continue  # all that come at once are seen together
-        sim.pump()
-        again = sim.dispatcher.again_s
-        again_s = inf if again is None else max(again, sim.now_s + 1e-9)
-    outcomes = {
-        name: ModelOutcome(
-            np.array(sim.latency_s[name]), len(arrivals_s.get(name, ())), dict(sim.dispatcher.queues[name].counts),
-            np.array(sim.batch_rows[name], np.int64), model.slo_s,
-        )
-        for name, model in models.items()
-    }  # fmt: skip
-    return ServingOutcome(outcomes, sim.now_s, sim.busy_s)
+    sim = Simulation(models, n_cores, policies, interference)
+    for name, times_s in arrivals_s.items():
+        sim.feed(name, times_s)
+    sim.advance()
+    return sim.outcome()

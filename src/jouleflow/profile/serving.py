@@ -1,0 +1,135 @@
+"""What a box does with its models, measured: batches alone and beside others. One kind of cell says it all: a set of batches that
+run at once, each again and again. One batch alone is a set of one; two instances are the same batch twice.
+
+The measuring itself is `runtime.colocation`; here is what it leaves, and the file it is kept in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jouleflow.errors import InputError
+from jouleflow.profile.latencies import Latencies
+
+MAX_FILE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Batch:
+    """So many rows of a model."""
+
+    model: str
+    n_rows: int
+
+
+class Cell(BaseModel):
+    """Batches that ran at once. alone_s: of each alone, from its order to its answer. slowdown: how many times more work each takes
+    beside the others, in CPU time, so that what others had of the cores is not in it; alone and together are medians of
+    the same few hundred milliseconds, so that a machine that changes its speed changes both. core_s and energy_j: CPU time
+    and energy of one round of them all; the energy with what the machine spends anyhow when it was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...]
+    rows: tuple[int, ...]
+    alone_s: tuple[float, ...]
+    slowdown: tuple[float, ...]
+    core_s: Annotated[float, Field(ge=0)]
+    energy_j: Annotated[float, Field(ge=0)]
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        return tuple(Batch(m, n) for m, n in zip(self.models, self.rows, strict=True))
+
+
+class ProfiledModel(BaseModel):
+    """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    threads: int
+    max_batch: int
+    n_instances: int
+    slo_s: float
+    priority: int
+    memory_bytes: int
+
+
+class ServingProfile(BaseModel):
+    """A box and its models. energy: "measured" or "modelled", and energy_source by what. front_s: CPU seconds of the server for a
+    request beside the model's; refusal_s: for one that it refuses; 0 when not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: str
+    n_cores: int
+    energy: str
+    energy_source: str
+    models: dict[str, ProfiledModel]
+    cells: tuple[Cell, ...]
+    front_s: float = 0.0
+    refusal_s: float = 0.0
+
+    def alone(self, model: str) -> dict[int, Cell]:
+        """The cells of a model alone, by rows."""
+        return {c.rows[0]: c for c in self.cells if c.models == (model,)}
+
+    def latencies(self, model: str) -> Latencies:
+        """Of a model alone, made to rise with the rows.
+
+        Raises InputError when it was not measured.
+        """
+        cells = self.alone(model)
+        if not cells:
+            raise InputError(f"the profile knows {sorted(self.models)}, not {model!r}: run `jouleflow profile` with it")
+        rows: list[int] = sorted(cells)
+        rising: list[float] = []
+        for n in rows:
+            rising.append(max([cells[n].alone_s[0], *rising[-1:]]))
+        return Latencies(tuple(rows), tuple(rising))
+
+    def together(self) -> tuple[Cell, ...]:
+        """The cells of more than one batch."""
+        return tuple(c for c in self.cells if len(c.models) > 1)
+
+    def mean_slowdown(self, model: str, beside: str) -> float:
+        """Median over what was measured of how much longer one model's batches take beside another's; 1 when nothing was."""
+        found = [
+            c.slowdown[k]
+            for c in self.cells
+            if len(c.models) == 2
+            for k in (0, 1)
+            if (c.models[k], c.models[1 - k]) == (model, beside)
+        ]
+        return max(median(found), 1.0) if found else 1.0
+
+
+def save_profile(profile: ServingProfile, path: Path) -> None:
+    """Writes a profile, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".part")
+    fresh.write_text(profile.model_dump_json(indent=1) + "\n")
+    fresh.replace(path)
+
+
+def load_profile(path: Path) -> ServingProfile:
+    """A profile that `jouleflow profile` wrote.
+
+    Raises InputError when there is none, or it is not one.
+    """
+    if not path.is_file():
+        raise InputError(f"no profile {path}: make one with `jouleflow profile FOLDER`")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path.name} has {path.stat().st_size} bytes, a profile at most {MAX_FILE_BYTES}")
+    try:
+        return ServingProfile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path.name} is no profile: {where}: {first['msg']}; make a new one") from error

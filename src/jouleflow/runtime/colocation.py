@@ -1,0 +1,243 @@
+"""Measures a box and its models: each batch alone, several instances of it, and random sets of batches that run at once.
+
+Every cell is kept as soon as it is measured, by the hashes of its models and the machine, so that a profile can be interrupted,
+goes on where it stopped, and costs nothing the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import platform
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import monotonic
+
+import onnxruntime as ort
+
+from jouleflow.errors import InputError
+from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile
+from jouleflow.runtime.meter import Meter, cpu_s, open_meter
+from jouleflow.runtime.process import ModelProcess, Settings
+from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
+
+ALONE_S, TOGETHER_S = 0.12, 0.2  # of each phase of a cell
+LEAST_RUNS = 4
+MAX_REPEATED_SETS = 200  # draws in a row that were known: then nearly all are
+MAX_CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model to profile."""
+
+    name: str
+    path: Path
+    max_batch: int
+    n_instances: int
+    threads: int
+    slo_s: float
+    priority: int
+
+
+def machine_name() -> str:
+    """This machine as far as latencies depend on it: processor, cores, memory, ONNX Runtime."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))), cpu)
+    except OSError:
+        pass
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {memory_gb:.0f} GiB, ONNX Runtime {ort.__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The sizes of batch of a model."""
+
+    name: str
+    sizes: tuple[int, ...]
+
+
+class CellCache:
+    """The cells of one machine: a line of JSON each, in a file named by the machine. Models are named by hash and threads."""
+
+    def __init__(self, folder: Path, machine: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.jsonl"
+        self._cells: dict[tuple[tuple[str, int], ...], Cell] = {}
+        if self.path.is_file() and self.path.stat().st_size <= MAX_CACHE_BYTES:
+            for line in self.path.read_text().splitlines():
+                try:
+                    cell = Cell.model_validate_json(line)
+                except ValueError:
+                    continue  # the last line of a run that was cut off
+                self._cells[self._key(cell.models, cell.rows)] = cell
+
+    def _key(self, models: Sequence[str], rows: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        return tuple(zip(models, rows, strict=True))
+
+    def get(self, models: Sequence[str], rows: Sequence[int]) -> Cell | None:
+        return self._cells.get(self._key(models, rows))
+
+    def put(self, cell: Cell) -> None:
+        self._cells[self._key(cell.models, cell.rows)] = cell
+        with self.path.open("a") as file:
+            file.write(cell.model_dump_json() + "\n")
+
+
+@asynccontextmanager
+async def _processes(wanted: Sequence[Wanted], n_cores: int) -> AsyncIterator[dict[str, ModelProcess]]:
+    running: dict[str, ModelProcess] = {}
+    try:
+        for w in wanted:
+            running[w.name] = await ModelProcess.start(Settings(w.path, n_cores, w.threads))
+        yield running
+    finally:
+        for process in running.values():
+            process.kill()
+
+
+async def measure_cell(batches: Sequence[Batch], processes: Mapping[str, ModelProcess], meter: Meter) -> Cell:
+    """Runs batches alone, each after the other, then all at once.
+
+    Raises ModelError when one cannot run.
+    """
+    trials = [Trial(processes[b.model], b.n_rows) for b in batches]
+    pids = {processes[b.model].pid for b in batches}
+    try:
+        alone: dict[Batch, tuple[float, float]] = {}
+        spent = _Spent(pids, meter)
+        for batch, trial in zip(batches, trials, strict=True):
+            if batch not in alone:
+                spent = _Spent(pids, meter)
+                runs = (await _together([trial], ALONE_S))[0]
+                spent.end(len(runs))
+                alone[batch] = _medians(runs)
+        slowdown = [1.0 for _ in batches]
+        if len(batches) > 1:
+            spent = _Spent(pids, meter)
+            found = await _together(trials, TOGETHER_S)
+            spent.end(sum(map(len, found)) / len(batches))
+            slowdown = [_medians(runs)[1] / max(alone[b][1], 1e-9) for b, runs in zip(batches, found, strict=True)]
+    finally:
+        for trial in trials:
+            trial.end()
+    return Cell(
+        models=tuple(b.model for b in batches), rows=tuple(b.n_rows for b in batches),
+        alone_s=tuple(alone[b][0] for b in batches), slowdown=tuple(slowdown), core_s=spent.core_s, energy_j=spent.energy_j,
+    )  # fmt: skip
+
+
+async def _together(trials: Sequence[Trial], least_s: float) -> list[list[tuple[float, float]]]:
+    """Seconds and work of the runs of each, all running again and again until each has run for some time and often enough."""
+    runs: list[list[tuple[float, float]]] = [[] for _ in trials]
+    end_s = monotonic() + least_s
+
+    async def repeat(k: int) -> None:
+        await trials[k].run()
+        while monotonic() < end_s or min(map(len, runs)) < LEAST_RUNS:
+            runs[k].append(await trials[k].run())
+
+    await asyncio.gather(*(repeat(k) for k in range(len(trials))))
+    return runs
+
+
+def _medians(runs: list[tuple[float, float]]) -> tuple[float, float]:
+    return median(r[0] for r in runs), median(r[1] for r in runs)
+
+
+class _Spent:
+    """CPU time and energy from its making to `end`, a round."""
+
+    def __init__(self, pids: set[int], meter: Meter) -> None:
+        self.pids, self.meter = pids, meter
+        self.core_s, self.energy_j = -self._cpu_s(), -meter.read_j()
+
+    def _cpu_s(self) -> float:
+        return sum(cpu_s(pid) or 0.0 for pid in self.pids)
+
+    def end(self, n_rounds: float) -> None:
+        self.core_s = max(self.core_s + self._cpu_s(), 0.0) / (n_rounds + 1)
+        self.energy_j = max(self.energy_j + self.meter.read_j(), 0.0) / (n_rounds + 1)
+
+
+def planned_cells(wanted: Sequence[Sized], n_cores: int, seed: int) -> Iterator[tuple[Batch, ...]]:
+    """What is measured, in order: every batch alone, several instances of it, then random sets without end."""
+    batches = [Batch(w.name, n) for w in wanted for n in w.sizes]
+    yield from ((b,) for b in batches)
+    for n in range(2, n_cores + 1):
+        yield from ((b,) * n for b in batches)
+    chooser = random.Random(seed)
+    while n_cores > 1:
+        yield tuple(sorted(chooser.choice(batches) for _ in range(chooser.randint(2, n_cores))))
+
+
+async def profile_models(
+    wanted: Sequence[Wanted],
+    cache_folder: Path,
+    budget_s: float,
+    n_cores: int = 0,
+    seed: int = 0,
+    progress: Callable[[int, float], None] = lambda done, frac: None,
+) -> ServingProfile:
+    """The profile of models on this machine. Batches alone and several instances are always measured; random sets as far as budget_s
+    goes. progress: told how many cells there are, and the share of the budget that is gone.
+
+    Raises InputError or ModelError for a model that cannot be loaded or run.
+    """
+    if not wanted:
+        raise InputError("there is no model to profile: give a folder of ONNX models")
+    n_cores = n_cores or len(os.sched_getaffinity(0))
+    cache = CellCache(cache_folder, machine_name())
+    async with _processes(wanted, n_cores) as processes:
+        meter = open_meter(lambda: [p.pid for p in processes.values()])
+        sized = [_sized(w, processes[w.name]) for w in wanted]
+        keys = {w.name: f"{processes[w.name].sha256}/{w.threads}" for w in wanted}
+        cells: dict[tuple[Batch, ...], Cell] = {}
+        n_must = sum(len(w.sizes) for w in sized) * n_cores
+        start_s = monotonic()
+        misses = 0
+        for n, batches in enumerate(planned_cells(sized, n_cores, seed)):
+            spent_frac = (monotonic() - start_s) / budget_s if budget_s > 0 else 1.0
+            if (n >= n_must and spent_frac >= 1.0) or misses > MAX_REPEATED_SETS:
+                break
+            if batches in cells:
+                misses += 1
+                continue
+            models, rows = [keys[b.model] for b in batches], [b.n_rows for b in batches]
+            cell = cache.get(models, rows)
+            if cell is None:
+                cell = await measure_cell(batches, processes, meter)
+                cache.put(cell.model_copy(update={"models": tuple(models)}))
+            cells[batches] = cell.model_copy(update={"models": tuple(b.model for b in batches)})
+            misses = 0
+            progress(len(cells), min(spent_frac, 1.0))
+        models_by_name = {w.name: _described(w, s, processes[w.name]) for w, s in zip(wanted, sized, strict=True)}
+    return ServingProfile(
+        machine=machine_name(), n_cores=n_cores, energy=meter.provenance, energy_source=meter.source, models=models_by_name,
+        cells=tuple(cells.values()),
+    )  # fmt: skip
+
+
+def _sized(wanted: Wanted, process: ModelProcess) -> Sized:
+    rows_open = batchable(process.inputs, process.outputs)
+    if not can_be_tried(process.inputs, rows_open):
+        raise InputError(
+            f"model {wanted.name!r} has inputs of open shape or of strings: it cannot be profiled; take it out of the folder"
+        )
+    return Sized(wanted.name, tuple(sizes_up_to(wanted.max_batch if rows_open else 1)))
+
+
+def _described(wanted: Wanted, sized: Sized, process: ModelProcess) -> ProfiledModel:
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return ProfiledModel(
+        sha256=process.sha256, threads=wanted.threads, max_batch=max(sized.sizes), n_instances=wanted.n_instances, slo_s=wanted.slo_s,
+        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
+    )  # fmt: skip
