@@ -347,6 +347,10 @@ def explore(
     out.print(f"\npage: [bold]{page}[/]   data: {output}")
 
 
+PROFILE = Path("jouleflow-out/profile.json")
+ProfileFile = Annotated[Path, typer.Option("--profile", help="The file that `jouleflow profile` writes.")]
+
+
 @app.command()
 def serve(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
@@ -358,9 +362,21 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
     core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which load this box will hold, from --profile.")
+    ] = False,
+    profile_file: ProfileFile = PROFILE,
+    mix: Annotated[str, typer.Option(help="With --dry-run: shares of the load, such as a=2,b=1.")] = "",
+    as_json: Json = False,
 ) -> None:
     """Serve models over the Open Inference Protocol until told to stop."""
     _need_serving()
+    if dry_run:
+        from jouleflow.cli.profiling import predict_load
+
+        rows = predict_load(folder, profile_file, [policy], mix, err if as_json else out)
+        _emit({"holds": rows}, as_json)
+        return
     import os
 
     from jouleflow.serve.app import AppSettings, run_server
@@ -371,6 +387,27 @@ def serve(
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
     )  # fmt: skip
     run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))
+
+
+@app.command()
+def profile(
+    folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
+    output: ProfileFile = PROFILE,
+    budget: Annotated[str, typer.Option(help="For random sets of batches; batches alone come on top.")] = "2min",
+    cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
+    seed: Seed = 0,
+    cache: Annotated[Path | None, typer.Option(help="Where measured cells are kept.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure models on this box: latency, memory and energy by batch, by instances, and beside each other. Goes on where it stopped."""
+    _need_serving()
+    from jouleflow.cli.profiling import CACHE, print_profile, profile_with_progress
+
+    found = profile_with_progress(folder, output, _quantity(budget, "s") or 0.0, cores, seed, cache or CACHE, err)
+    errors = print_profile(found, err if as_json else out)
+    _emit({"profile": str(output), "cells": len(found.cells), "interference_errors": errors}, as_json)
+    if not as_json:
+        out.print(f"profile: {output}")
 
 
 @app.command()

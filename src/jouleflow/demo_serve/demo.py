@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jouleflow.demo_serve.networks import make_all
-from jouleflow.errors import InputError
 from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.local_server import local_server
 from jouleflow.load.run import Load, random_requests
 from jouleflow.serve.page import standalone
 from jouleflow.trace.arrivals import make_arrivals
@@ -32,17 +30,11 @@ def run_demo(folder: Path, seed: int, note: Callable[[str], None]) -> dict[str, 
     models = make_all(folder / "models")
     for name, (slo_ms, _) in SETTINGS.items():
         (models / name / "jouleflow.toml").write_text(f"slo_ms = {slo_ms}\n")
-    command = [sys.executable, "-m", "jouleflow", "serve", str(models), "--http", "127.0.0.1:0", "--grpc", ""]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        url = f"http://127.0.0.1:{_port(server, note)}"
-        note(f"live page: {url}/")
-        answers = asyncio.run(_bursts(url, seed))
-        with urllib.request.urlopen(f"{url}/live.json", timeout=10) as page:
+    with local_server(models, note=note) as server:
+        note(f"live page: {server.url}/")
+        answers = asyncio.run(_bursts(server.url, seed))
+        with urllib.request.urlopen(f"{server.url}/live.json", timeout=10) as page:
             live = json.loads(page.read())
-    finally:
-        server.terminate()
-        server.wait(60)
     result = {name: a.summary(SETTINGS[name][0] * 1e-3) for name, a in answers.items()}
     loaded = [s for s in live["samples"] if s["j_per_request"] is not None]
     report = {
@@ -57,15 +49,6 @@ def run_demo(folder: Path, seed: int, note: Callable[[str], None]) -> dict[str, 
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "report.html").write_text(standalone(live))
     return report
-
-
-def _port(server: subprocess.Popen[str], note: Callable[[str], None]) -> int:
-    assert server.stderr is not None
-    for line in server.stderr:
-        note(line.strip())
-        if line.startswith("listening:"):
-            return int(line.rsplit(" ", 1)[1])
-    raise InputError("the server did not start; what it said is above")
 
 
 async def _bursts(url: str, seed: int) -> dict[str, Answers]:

@@ -98,7 +98,7 @@ def _fit(x: Float, y: Float, seed: int) -> Any:
     except ImportError as error:
         raise MissingCapability("fitting interference needs scikit-learn: pip install 'jouleflow[profile]'") from error
     net = MLPRegressor(
-        hidden_layer_sizes=(HIDDEN,), activation="tanh", solver="lbfgs", alpha=0.3, max_iter=2000, random_state=seed
+        hidden_layer_sizes=(HIDDEN,), activation="tanh", solver="lbfgs", alpha=0.03, max_iter=2000, random_state=seed
     )
     return net.fit(x, y)
 

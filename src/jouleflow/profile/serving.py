@@ -48,7 +48,9 @@ class Cell(BaseModel):
 
 
 class ProfiledModel(BaseModel):
-    """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process."""
+    """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
+    server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
+    when not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,11 +61,13 @@ class ProfiledModel(BaseModel):
     slo_s: float
     priority: int
     memory_bytes: int
+    front_s: float = 0.0
+    refusal_s: float = 0.0
+    client_s: float = 0.0
 
 
 class ServingProfile(BaseModel):
-    """A box and its models. energy: "measured" or "modelled", and energy_source by what. front_s: CPU seconds of the server for a
-    request beside the model's; refusal_s: for one that it refuses; 0 when not measured."""
+    """A box and its models. energy: "measured" or "modelled", and energy_source by what."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,8 +77,6 @@ class ServingProfile(BaseModel):
     energy_source: str
     models: dict[str, ProfiledModel]
     cells: tuple[Cell, ...]
-    front_s: float = 0.0
-    refusal_s: float = 0.0
 
     def alone(self, model: str) -> dict[int, Cell]:
         """The cells of a model alone, by rows."""
@@ -116,6 +118,16 @@ def save_profile(profile: ServingProfile, path: Path) -> None:
     fresh = path.with_suffix(".part")
     fresh.write_text(profile.model_dump_json(indent=1) + "\n")
     fresh.replace(path)
+
+
+def with_front(
+    profile: ServingProfile, model: str, front_s: float, refusal_s: float, client_s: float
+) -> ServingProfile:
+    """The profile with what a request to a model costs beside it."""
+    costs = {"front_s": front_s, "refusal_s": refusal_s, "client_s": client_s}
+    return profile.model_copy(
+        update={"models": {**profile.models, model: profile.models[model].model_copy(update=costs)}}
+    )
 
 
 def load_profile(path: Path) -> ServingProfile:

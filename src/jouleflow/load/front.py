@@ -1,0 +1,62 @@
+"""What a request costs beside its model: CPU time of the server's own process and of a client, measured on a server under load."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from jouleflow.errors import InputError
+from jouleflow.load.client import Answers, closed_loop
+from jouleflow.load.local_server import LocalServer, local_server
+from jouleflow.load.run import Load, random_requests
+from jouleflow.runtime.meter import cpu_s
+
+SECONDS, IN_FLIGHT = 1.0, 8
+NO_TIME_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class FrontCost:
+    """CPU seconds of a request that is answered and of one that is refused, in the server's own process; and of the client."""
+
+    request_s: float
+    refusal_s: float
+    client_s: float
+
+
+def measure_front(folder: Path, names: Sequence[str]) -> dict[str, FrontCost]:
+    """Of each model of a folder.
+
+    Raises InputError when the server does not start, or a model does not answer.
+    """
+    with local_server(folder) as server:
+        return {name: _measured(server, name) for name in names}
+
+
+def _measured(server: LocalServer, name: str) -> FrontCost:
+    host = f"{server.host}:{server.port}"
+    answered_s, client_s = _cost_s(server, random_requests(Load(server.url, name, None), host), 200)
+    refused_s, _ = _cost_s(server, random_requests(Load(server.url, name, None, timeout_s=NO_TIME_S), host), 503)
+    return FrontCost(answered_s, refused_s, client_s)
+
+
+def _cost_s(server: LocalServer, requests: list[bytes], status: int) -> tuple[float, float]:
+    """CPU seconds of the server and of this process, a request."""
+
+    async def go() -> tuple[Answers, float, float]:
+        start = cpu_s(server.pid) or 0.0, time.process_time()
+        answers = await closed_loop(server.host, server.port, requests, IN_FLIGHT, SECONDS, 0.0)
+        return answers, (cpu_s(server.pid) or 0.0) - start[0], time.process_time() - start[1]
+
+    answers, server_s, client_s = uvloop.run(go())
+    right = sum(s == status for s in answers.status)
+    if right < 0.9 * len(answers.status) or not right:
+        raise InputError(
+            f"{right} of {len(answers.status)} requests got {status} on {os.cpu_count()} cores: is the machine busy?"
+        )
+    return server_s / len(answers.status), client_s / len(answers.status)

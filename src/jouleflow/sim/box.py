@@ -1,0 +1,107 @@
+"""From a measured profile to a simulated box, and what load the box will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jouleflow.errors import InputError
+from jouleflow.profile.interference import Interference
+from jouleflow.profile.serving import ServingProfile
+from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
+from jouleflow.trace.arrivals import make_arrivals
+
+STEPS = 7  # of the search: the rate is found within 1 %
+HEADROOM = 1.3  # over what the cores could do if nothing else took time: nothing above can be held
+
+
+def sim_models(profile: ServingProfile, with_clients: bool = True) -> dict[str, SimModel]:
+    """The models of a profile. with_clients: whether clients share the cores, as they did when it was measured."""
+    return {
+        name: SimModel(
+            profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority,
+            front=Front(m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0),
+        )
+        for name, m in profile.models.items()
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A load that a box holds: requests a second of each model, of which in_time_frac are in time; all modelled.
+
+    power_w counts what batches and requests cost, not what the machine spends anyhow.
+    """
+
+    rate_hz: Mapping[str, float]
+    in_time_frac: Mapping[str, float]
+    p99_s: Mapping[str, float]
+    busy_frac: float
+    j_per_request: float
+    power_w: float
+
+
+def busy_power_w(profile: ServingProfile) -> float:
+    """Of a core that runs batches: the median over those measured alone."""
+    alone = [c for c in profile.cells if len(c.models) == 1]
+    return float(np.median([c.energy_j / c.alone_s[0] for c in alone])) if alone else 0.0
+
+
+def energy_j(profile: ServingProfile, outcome: ServingOutcome) -> float:
+    """Of a simulated run: its busy core seconds at the power of a busy core."""
+    return (outcome.busy_s + outcome.front_s) * busy_power_w(profile)
+
+
+def load_held(
+    profile: ServingProfile,
+    interference: Interference,
+    policy: str,
+    mix: Mapping[str, float] | None = None,
+    least_frac: float = 0.99,
+    arrivals: str = "poisson",
+    duration_s: float = 20.0,
+    seed: int = 0,
+    with_clients: bool = False,
+) -> Held:
+    """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time.
+
+    Raises InputError for a mix of other models, or a model without an SLO.
+    """
+    mix = dict(mix) if mix else dict.fromkeys(profile.models, 1.0)
+    if unknown := sorted(set(mix) - set(profile.models)) or sorted(n for n, share in mix.items() if share <= 0):
+        raise InputError(f"mix names {unknown}: give shares above 0 of {sorted(profile.models)}")
+    if unset := sorted(n for n in mix if not profile.models[n].slo_s):
+        raise InputError(f"no SLO for {unset}: set slo_ms in jouleflow.toml and profile again, or nothing is ever late")
+    models = {n: m for n, m in sim_models(profile, with_clients).items() if n in mix}
+    total = sum(mix.values())
+    mix = {n: share / total for n, share in mix.items()}
+
+    def run(rate_hz: float) -> tuple[float, ServingOutcome]:
+        random = np.random.default_rng(seed)
+        times = {n: make_arrivals(arrivals, rate_hz * share, duration_s, random) for n, share in mix.items()}
+        outcome = simulate_serving(models, times, profile.n_cores, policy, interference)
+        return min(m.in_time_frac for m in outcome.models.values()), outcome
+
+    cost_s = sum(
+        share * min(models[n].latencies.of(r) / r for r in models[n].latencies.at_rows) for n, share in mix.items()
+    )
+    high_hz = HEADROOM * profile.n_cores / cost_s
+    low_hz, held = high_hz / 1e3, run(high_hz / 1e3)[1]
+    for _ in range(STEPS + 3):
+        middle_hz = (low_hz + high_hz) / 2
+        frac, outcome = run(middle_hz)
+        if frac >= least_frac:
+            low_hz, held = middle_hz, outcome
+        else:
+            high_hz = middle_hz
+    spent_j = energy_j(profile, held)
+    return Held(
+        {n: low_hz * share for n, share in mix.items()},
+        {n: m.in_time_frac for n, m in held.models.items()},
+        {n: float(np.percentile(m.latency_s, 99)) if len(m.latency_s) else 0.0 for n, m in held.models.items()},
+        held.busy_s / held.duration_s / profile.n_cores,
+        spent_j / max(sum(len(m.latency_s) for m in held.models.values()), 1),
+        spent_j / held.duration_s,
+    )

@@ -1,0 +1,89 @@
+"""What a profile says, and what is learned from it about batches beside each other."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jouleflow.errors import InputError
+from jouleflow.profile.interference import fit_interference, held_out_errors
+from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile, load_profile, save_profile
+
+PRESSURE, SENSITIVITY = {"a": 0.8, "b": 0.2, "c": 0.0}, {"a": 0.2, "b": 1.0, "c": 0.6}
+
+
+def truth(batch: Batch, other: Batch) -> float:
+    """A made-up machine: some batches press on others, more so with more rows, and some are more easily disturbed."""
+    return 1.0 + SENSITIVITY[batch.model] * PRESSURE[other.model] * (1 + np.log2(other.n_rows)) / 4
+
+
+def made_up_cells(noise: float = 0.0, seed: int = 0) -> list[Cell]:
+    random, batches = np.random.default_rng(seed), [Batch(m, n) for m in "abc" for n in (1, 2, 4, 8)]
+    cells = [
+        Cell(models=(b.model,), rows=(b.n_rows,), alone_s=(1.0,), slowdown=(1.0,), core_s=1, energy_j=1)
+        for b in batches
+    ]
+    for x, y in itertools.combinations_with_replacement(batches, 2):
+        slow = (truth(x, y) * np.exp(noise * random.normal()), truth(y, x) * np.exp(noise * random.normal()))
+        cells.append(
+            Cell(
+                models=(x.model, y.model),
+                rows=(x.n_rows, y.n_rows),
+                alone_s=(1.0, 1.0),
+                slowdown=slow,
+                core_s=2,
+                energy_j=2,
+            )
+        )
+    return cells
+
+
+def profile() -> ServingProfile:
+    models = {
+        m: ProfiledModel(sha256="0" * 64, threads=1, max_batch=8, n_instances=2, slo_s=0.1, priority=5, memory_bytes=1)
+        for m in "abc"
+    }
+    return ServingProfile(
+        machine="made up",
+        n_cores=2,
+        energy="modelled",
+        energy_source="none",
+        models=models,
+        cells=tuple(made_up_cells()),
+    )
+
+
+def test_held_out_sets_are_predicted_and_better_than_by_a_line() -> None:
+    errors = held_out_errors(made_up_cells(noise=0.01))
+    assert errors["net"][0] < 0.02
+    assert errors["net"][0] < errors["linear"][0] < errors["none"][0]
+
+
+def test_a_fitted_net_gives_what_it_was_taught() -> None:
+    learned = fit_interference(made_up_cells())
+    for batch, other in ((Batch("b", 2), Batch("a", 8)), (Batch("a", 1), Batch("c", 4))):
+        assert learned.slowdown(batch, (other,)) == pytest.approx(truth(batch, other), rel=0.05)
+    assert learned.slowdown(Batch("a", 1), ()) == 1.0
+
+
+def test_too_few_sets_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 10"):
+        fit_interference(made_up_cells()[:14])
+
+
+def test_a_profile_is_read_again(tmp_path: Path) -> None:
+    save_profile(profile(), tmp_path / "new" / "p.json")
+    assert load_profile(tmp_path / "new" / "p.json") == profile()
+    assert profile().latencies("a").at_rows == (1, 2, 4, 8)
+    with pytest.raises(InputError, match="not 'z'"):
+        profile().latencies("z")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"machine": 3}', "[" * 1000])
+def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InputError, match="is no profile"):
+        load_profile(tmp_path / "p.json")
+    with pytest.raises(InputError, match="no profile"):
+        load_profile(tmp_path / "absent.json")

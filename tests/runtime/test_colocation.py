@@ -1,0 +1,62 @@
+"""Profiling a box: every size of every model alone and beside itself, kept, and not measured twice."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import jouleflow.runtime.colocation as colocation
+from jouleflow.errors import InputError, ModelError
+from jouleflow.profile.serving import ServingProfile
+from jouleflow.runtime.colocation import CellCache, Wanted, profile_models
+from tests.runtime.models import affine
+
+
+def wanted(folder: Path) -> list[Wanted]:
+    return [Wanted(n, affine(folder / f"{n}.onnx", factor=k), 4, 2, 1, 0.05, 5) for k, n in enumerate("ab")]
+
+
+def run(folder: Path, cache: Path, budget_s: float = 0.0) -> ServingProfile:
+    return asyncio.run(profile_models(wanted(folder), cache, budget_s, n_cores=2))
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(colocation, "ALONE_S", 0.01)
+    monkeypatch.setattr(colocation, "TOGETHER_S", 0.01)
+
+
+def test_all_sizes_alone_and_twice_then_random_sets(tmp_path: Path) -> None:
+    found = run(tmp_path, tmp_path / "cache", 0.3)
+    assert {(c.models, c.rows) for c in found.cells} >= {
+        ((m,) * k, (n,) * k) for m in "ab" for n in (1, 2, 4) for k in (1, 2)
+    }
+    assert any(c.models == ("a", "b") for c in found.cells)
+    assert all(s > 0 for c in found.cells for s in (*c.alone_s, *c.slowdown, c.core_s, c.energy_j))
+    assert found.models["a"].memory_bytes > 1 << 20
+    assert found.energy in ("measured", "modelled")
+
+
+def test_what_was_measured_is_kept_through_an_interruption(tmp_path: Path) -> None:
+    first = run(tmp_path, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").glob("*.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]) + lines[-1][:20])  # cut off while it was written
+    again = run(tmp_path, tmp_path / "cache")
+    same = [a == b for a, b in zip(first.cells, again.cells, strict=True)]
+    assert same == [True] * (len(same) - 1) + [False]
+
+
+def test_another_machine_has_cells_of_its_own(tmp_path: Path) -> None:
+    cache = CellCache(tmp_path, "one")
+    cache.put(run(tmp_path, tmp_path / "cache").cells[0])
+    assert CellCache(tmp_path, "one").get(("a",), (1,)) is not None
+    assert CellCache(tmp_path, "another").get(("a",), (1,)) is None
+
+
+def test_misuse(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model"):
+        asyncio.run(profile_models([], tmp_path, 0.0))
+    (tmp_path / "bad.onnx").write_bytes(b"no model at all")
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        asyncio.run(profile_models([Wanted("bad", tmp_path / "bad.onnx", 1, 1, 1, 0.0, 5)], tmp_path, 0.0))

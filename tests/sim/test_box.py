@@ -1,0 +1,66 @@
+"""From a profile to the load that a box holds."""
+
+import numpy as np
+import pytest
+
+from jouleflow.errors import InputError
+from jouleflow.profile.interference import NoInterference, Pairwise
+from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile
+from jouleflow.sim.box import energy_j, load_held, sim_models
+from jouleflow.sim.serving import simulate_serving
+from jouleflow.trace.arrivals import make_arrivals
+
+
+def made_up(slo_s: float = 0.1, front_s: float = 0.0) -> ServingProfile:
+    """Two models: 5 and 20 ms a row, whatever the batch; a core takes 4 W."""
+    models, cells = {}, []
+    for name, row_s in (("quick", 0.005), ("slow", 0.020)):
+        models[name] = ProfiledModel(
+            sha256="0" * 64, threads=1, max_batch=4, n_instances=2, slo_s=slo_s, priority=5, memory_bytes=1, front_s=front_s,
+        )  # fmt: skip
+        for n in (1, 2, 4):
+            cells.append(
+                Cell(
+                    models=(name,),
+                    rows=(n,),
+                    alone_s=(n * row_s,),
+                    slowdown=(1.0,),
+                    core_s=n * row_s,
+                    energy_j=4 * n * row_s,
+                )
+            )
+    return ServingProfile(
+        machine="made up", n_cores=2, energy="modelled", energy_source="4 W", models=models, cells=tuple(cells)
+    )
+
+
+def test_the_load_that_is_held_is_held_and_a_fifth_more_is_not() -> None:
+    profile = made_up()
+    held = load_held(profile, NoInterference(), "table", {"quick": 4, "slow": 1})
+    assert held.rate_hz["quick"] == pytest.approx(4 * held.rate_hz["slow"])
+    assert min(held.in_time_frac.values()) >= 0.99
+    limit_hz = 2 / (0.8 * 0.005 + 0.2 * 0.020)
+    assert 0.5 * limit_hz < sum(held.rate_hz.values()) < limit_hz
+    times = {n: make_arrivals("poisson", 1.2 * hz, 20.0, np.random.default_rng(0)) for n, hz in held.rate_hz.items()}
+    more = simulate_serving(sim_models(profile), times, 2, "table", NoInterference())
+    assert min(m.in_time_frac for m in more.models.values()) < 0.99
+    assert held.power_w == pytest.approx(4 * 2 * held.busy_frac, rel=1e-6)
+
+
+def test_neighbours_and_the_loop_take_from_it() -> None:
+    free = sum(load_held(made_up(), NoInterference(), "table").rate_hz.values())
+    beside = Pairwise({(a, b): 1.5 for a in ("quick", "slow") for b in ("quick", "slow")})
+    assert sum(load_held(made_up(), beside, "table").rate_hz.values()) < 0.85 * free
+    assert sum(load_held(made_up(front_s=0.005), NoInterference(), "table").rate_hz.values()) < 0.85 * free
+
+
+def test_energy_is_of_the_busy_time() -> None:
+    outcome = simulate_serving(sim_models(made_up()), {"quick": np.array([0.0])}, 2, "delay")
+    assert energy_j(made_up(), outcome) == pytest.approx(4 * 0.005)
+
+
+def test_misuse() -> None:
+    with pytest.raises(InputError, match="mix names"):
+        load_held(made_up(), NoInterference(), "table", {"quik": 1})
+    with pytest.raises(InputError, match="no SLO"):
+        load_held(made_up(slo_s=0.0), NoInterference(), "table")
