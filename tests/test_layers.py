@@ -10,7 +10,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "jouleflow"
 LAYER = {
     "errors": -1, "units": 0, "graph": 1, "device": 1, "trace": 1, "record": 1, "supply": 2, "profile": 2, "plan": 3, "policy": 3, "sim": 4,
-    "firmware": 4, "runtime": 4, "report": 5, "serve": 5, "load": 5, "demo_serve": 6, "__main__": 8, "flow": 5, "explore": 6, "cli": 7,
+    "firmware": 4, "runtime": 4, "report": 5, "serve": 5, "load": 5, "train": 5, "demo_serve": 6, "__main__": 8, "flow": 5, "explore": 6, "cli": 7,
 }  # fmt: skip
 
 
@@ -40,9 +40,9 @@ def test_every_room_has_a_layer() -> None:
     assert rooms == set(LAYER)
 
 
-def test_torch_is_never_imported() -> None:
+def test_torch_stays_in_train() -> None:
     for path in SRC.rglob("*.py"):
-        assert "import torch" not in path.read_text()
+        assert room(path) == "train" or "import torch" not in path.read_text()
 
 
 def test_import_pulls_in_nothing_heavy() -> None:

@@ -25,11 +25,39 @@ def sustained_rows(latencies: Latencies, max_batch: int, slo_s: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """A model since it was loaded: requests that came, that ended (cancelled ones apart) and that were answered in time; the sum of
+    the latencies of those answered; core seconds of its batches. And now: rows that wait, seconds of one row alone (0 while
+    unknown), SLO."""
+
+    n_arrived: int
+    n_ended: int
+    n_completed: int
+    n_in_time: int
+    latency_s: float
+    busy_s: float
+    n_waiting: int
+    row_s: float
+    slo_s: float
+
+
+class Box(Protocol):
+    """All models of a server, for policies that look beyond their own. n_busy: cores."""
+
+    n_cores: int
+
+    @property
+    def n_busy(self) -> int: ...
+
+    def totals(self) -> dict[str, Totals]: ...
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a policy sees. Times in seconds on one clock. waiting rows are in the order in which they will go.
 
     oldest_s: when the first of them arrived. deadline_s: the earliest deadline among them. n_running: batches of this model
-    that run now. latencies: None while nothing is known.
+    that run now. latencies: None while nothing is known. name, box: this model among all.
     """
 
     now_s: float
@@ -41,6 +69,8 @@ class View:
     max_batch: int
     slo_s: float
     latencies: Latencies | None
+    name: str = ""
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)

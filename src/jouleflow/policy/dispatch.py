@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jouleflow.policy.batch import Totals
 from jouleflow.policy.job import Job
 from jouleflow.policy.queue import ModelQueue
 
@@ -29,6 +30,14 @@ class Dispatcher:
         self.running: list[Start] = []
         self.again_s: float | None = None  # when to ask again, if nothing happens before
 
+    @property
+    def n_busy(self) -> int:
+        return len(self.running)
+
+    def totals(self) -> dict[str, Totals]:
+        """Of every model."""
+        return {name: queue.totals() for name, queue in self.queues.items()}
+
     def next(self, now_s: float) -> Start | None:
         """The next batch to start; None when there is none, and then again_s says until when."""
         self.again_s = None
@@ -43,7 +52,7 @@ class Dispatcher:
             if best is None:
                 return None
             head, name, queue = best
-            decision = queue.decide(head, now_s)
+            decision = queue.decide(head, now_s, name, self)
             if decision.n_rows > 0 and queue.n_running < decision.n_instances:
                 start = self.start(name, queue, head, decision.n_rows, now_s)
                 if start is not None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
-from jouleflow.policy.batch import BatchPolicy, Decision, Finished, View, sustained_rows
+from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
 
@@ -37,6 +37,8 @@ class ModelQueue:
         self.latencies = LearnedLatencies()
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
+        self.n_in_time = 0
+        self.latency_s = self.busy_s = 0.0  # sums over what was answered, and over batches
         self.ready = True  # whether batches may be started
         self.n_running = 0  # batches
         self.n_jobs = self.n_rows = self.n_bytes = 0
@@ -106,13 +108,13 @@ class ModelQueue:
                 best = jobs[0]
         return None if best is None else best[1]
 
-    def decide(self, head: Job, now_s: float) -> Decision:
+    def decide(self, head: Job, now_s: float, name: str = "", box: Box | None = None) -> Decision:
         """What the policy says while `head` is the next to go."""
         kind = self._kinds[head.kind]
         return self.policy.decide(
             View(
                 now_s, kind.n_rows, kind.oldest_s, head.deadline_s, self.n_running, self.n_instances, self.max_batch,
-                self.slo_s, self.latencies.now,
+                self.slo_s, self.latencies.now, name, box,
             )
         )  # fmt: skip
 
@@ -190,7 +192,19 @@ class ModelQueue:
                 self.drain_rows_per_s = known + RATE_WEIGHT * (rate - known) if known else rate
         self._last_end_s = now_s
         n_late = sum([j.deadline_s < now_s for j in batch])
+        self.n_in_time += len(batch) - n_late
+        self.latency_s += sum([now_s - j.arrived_s for j in batch])
+        self.busy_s += now_s - started_s
         self.policy.finished(Finished(n_rows, now_s - started_s, n_late))
+
+    def totals(self) -> Totals:
+        """What became of everything since it was made."""
+        c, known = self.counts, self.latencies.now
+        ended = c["completed"] + c["rejected"] + c["expired"] + c["failed"]
+        return Totals(
+            c["accepted"], ended, c["completed"], self.n_in_time, self.latency_s, self.busy_s, self.n_rows,
+            known.of(1) if known else 0.0, self.slo_s,
+        )  # fmt: skip
 
     def fail_all(self, make: Callable[[], Result]) -> None:
         """Ends every waiting job: the model is gone."""

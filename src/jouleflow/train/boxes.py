@@ -1,0 +1,69 @@
+"""Boxes to learn on: made up, each different, or one that was measured under loads that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jouleflow.profile.interference import Interference, NoInterference, Pairwise
+from jouleflow.profile.latencies import Latencies
+from jouleflow.profile.serving import ServingProfile
+from jouleflow.sim.box import sim_models
+from jouleflow.sim.serving import SimModel
+from jouleflow.trace.arrivals import make_arrivals
+
+Float = NDArray[np.float64]
+SIZES = (1, 2, 4, 8, 16, 32)
+MAX_RATE_HZ = 250.0  # of a model: more takes long to simulate and teaches nothing new
+KINDS = ("poisson", "bursty", "diurnal")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A box, and what comes to it."""
+
+    models: Mapping[str, SimModel]
+    arrivals_s: Mapping[str, Float]
+    n_cores: int
+    interference: Interference
+
+
+def made_up_world(random: np.random.Generator, duration_s: float) -> World:
+    """Two to eight models on two to four cores, from 0.1 to 30 ms a row, loaded with 0.1 to 1.3 of what the cores can do."""
+    n_cores = int(random.choice((2, 2, 2, 3, 4)))
+    names = [f"m{k}" for k in range(random.integers(2, 9))]
+    models = {}
+    for name in names:
+        row_s, fixed_frac = 10 ** random.uniform(-4, -1.5), random.choice((0.0, 0.1, 0.3, 0.6))
+        slo_s = float(np.clip(row_s * 10 ** random.uniform(0.6, 2.0), 0.02, 0.5))
+        seconds = tuple(float(row_s * (fixed_frac + (1 - fixed_frac) * n)) for n in SIZES)
+        n_instances = n_cores if random.random() < 0.8 else 1
+        models[name] = SimModel(Latencies(SIZES, seconds), slo_s, int(random.choice((8, 16, 32))), n_instances)
+    beside = Pairwise({(a, b): float(1 + 0.5 * random.random() ** 3) for a in names for b in names})
+    load = random.uniform(0.1, 1.3)
+    shares = random.dirichlet(np.ones(len(names)))
+    rates = {
+        n: min(load * n_cores * s / models[n].latencies.of(1), MAX_RATE_HZ) for n, s in zip(names, shares, strict=True)
+    }
+    return World(models, _arrivals(rates, random, duration_s), n_cores, beside)
+
+
+def measured_world(
+    profile: ServingProfile, interference: Interference | None, random: np.random.Generator, duration_s: float
+) -> World:
+    """A measured box under a random load of 0.1 to 1.3 of what its cores can do, in random shares."""
+    models = {n: m for n, m in sim_models(profile).items() if m.slo_s}
+    shares = random.dirichlet(np.ones(len(models)))
+    load = random.uniform(0.1, 1.3)
+    rates = {
+        n: min(load * profile.n_cores * s / m.latencies.of(1), MAX_RATE_HZ)
+        for (n, m), s in zip(models.items(), shares, strict=True)
+    }
+    return World(models, _arrivals(rates, random, duration_s), profile.n_cores, interference or NoInterference())
+
+
+def _arrivals(rates_hz: Mapping[str, float], random: np.random.Generator, duration_s: float) -> dict[str, Float]:
+    return {n: make_arrivals(str(random.choice(KINDS)), max(hz, 1.0), duration_s, random) for n, hz in rates_hz.items()}
