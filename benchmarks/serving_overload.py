@@ -26,7 +26,7 @@ from setting import write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
 from jouleflow.load.client import closed_loop, open_loop
-from jouleflow.policy.batch import POLICIES
+from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.latencies import Latencies
 from jouleflow.sim.serving import SimModel, simulate_serving
 

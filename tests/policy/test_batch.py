@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import (
-    POLICIES,
     Aimd,
     DeepRt,
     Delay,
@@ -18,12 +17,12 @@ from jouleflow.policy.batch import (
     Latencies,
     Table,
     View,
-    make_policy,
     sustained_rows,
 )  # fmt: skip
 from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
+from jouleflow.policy.policies import PLAIN, POLICIES, make_policy
 from jouleflow.policy.queue import ModelQueue
 
 KNOWN = Latencies((1, 2, 4, 8), (0.010, 0.012, 0.016, 0.024))
@@ -176,7 +175,7 @@ def test_a_size_that_looked_slow_once_is_tried_again() -> None:
     assert learned.now.of(4) < slow / 2
 
 
-@pytest.mark.parametrize("make", POLICIES.values())
+@pytest.mark.parametrize("make", PLAIN.values())
 def test_policies_always_decide_something_possible(make: Callable) -> None:
     policy = make()
     for n in (1, 3, 8, 50):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import POLICIES
+from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
 from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving
@@ -24,7 +24,7 @@ def poisson(rate_hz: float, duration_s: float, seed: int = 0) -> np.ndarray:
 def test_one_at_a_time_waits_as_the_m_d_1_formula_says(load: float) -> None:
     service_s = 0.01
     model = SimModel(Latencies((1,), (service_s,)), max_batch=1, max_queue=10**6)
-    outcome = simulate_serving({"m": model}, {"m": poisson(load / service_s, 4000.0)}, 1, "delay")
+    outcome = simulate_serving({"m": model}, {"m": poisson(load / service_s, 1500.0)}, 1, "delay")
     wait_s = outcome.models["m"].latency_s.mean() - service_s
     assert wait_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.08)  # Pollaczek-Khinchine
     assert outcome.busy_s / outcome.duration_s == pytest.approx(load, rel=0.02)

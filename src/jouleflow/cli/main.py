@@ -347,6 +347,38 @@ def explore(
     out.print(f"\npage: [bold]{page}[/]   data: {output}")
 
 
+@app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="The policy: bcedge.")] = "bcedge",
+    algorithm: Annotated[str, typer.Option(help="sac, ddqn or ppo.")] = "sac",
+    profile_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile", help="Learn on this box, as `jouleflow profile` measured it; boxes are made up otherwise."
+        ),
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Learn from what a server wrote with --slot-log.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="A trained net to go on from.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="At most.")] = 15.0,
+    rounds: Annotated[int, typer.Option(min=1, help="At most; 512 slots each.")] = 150,
+    energy_weight: Annotated[float, typer.Option(min=0.0, max=2.0, help="How much energy counts, at most.")] = 0.0,
+    output: Out = Path("jouleflow-out/bcedge"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train the net of the policy bcedge on simulated boxes, or from a server's log; Ctrl-C keeps what was learned."""
+    from jouleflow.cli.training import train_with_progress
+
+    record = train_with_progress(
+        what, algorithm, profile_file, log, start_from, minutes, rounds, energy_weight, output, seed, err
+    )
+    _emit({k: v for k, v in record.items() if k != "curve"}, as_json)
+    if not as_json:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in record["scores"].items())
+        out.print(f"mean reward of a slot on unseen episodes: {scores}", highlight=False)
+        out.print(f"net: [bold]{output / 'bcedge.onnx'}[/]   how: {output / 'training.json'}")
+
+
 PROFILE = Path("jouleflow-out/profile.json")
 ProfileFile = Annotated[Path, typer.Option("--profile", help="The file that `jouleflow profile` writes.")]
 
@@ -356,7 +388,13 @@ def serve(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
     http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
     grpc: Annotated[str, typer.Option(help="Address and port for gRPC; empty: none.")] = "127.0.0.1:8001",
-    policy: Annotated[str, typer.Option(help="Who decides on batches: table, delay, fixed, aimd, deeprt.")] = "table",
+    policy: Annotated[
+        str, typer.Option(help="Who decides on batches: table, bcedge, delay, fixed, aimd, deeprt.")
+    ] = "table",
+    policy_net: Annotated[Path | None, typer.Option(help="The net of bcedge, as `jouleflow train` writes it.")] = None,
+    slot_log: Annotated[
+        Path | None, typer.Option(help="Where bcedge writes what it saw and gained, to learn from.")
+    ] = None,
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
@@ -386,7 +424,8 @@ def serve(
         http, grpc, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
     )  # fmt: skip
-    run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))
+    chosen = ServerSettings(policy, policy_net, cores, slot_log)
+    run_server(folder, chosen, settings, lambda text: err.print(text, highlight=False))
 
 
 @app.command()

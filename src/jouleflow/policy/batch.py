@@ -6,12 +6,10 @@ a core is free for it, and which model goes first, is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from jouleflow.errors import InputError, near_matches
 from jouleflow.profile.latencies import Latencies
 
 
@@ -27,8 +25,8 @@ def sustained_rows(latencies: Latencies, max_batch: int, slo_s: float) -> int:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """A model since it was loaded: requests that came, that ended (cancelled ones apart) and that were answered in time; the sum of
-    the latencies of those answered; core seconds of its batches. And now: rows that wait, seconds of one row alone (0 while
-    unknown), SLO."""
+    the latencies of those answered; core seconds of its batches. And now: rows that wait, seconds of one row at
+    best (0 while unknown), SLO."""
 
     n_arrived: int
     n_ended: int
@@ -195,22 +193,3 @@ class DeepRt:
 
     def finished(self, batch: Finished) -> None:
         """Learns nothing."""
-
-
-POLICIES: dict[str, Callable[[], BatchPolicy]] = {
-    "delay": Delay,
-    "fixed": Fixed,
-    "aimd": Aimd,
-    "deeprt": DeepRt,
-    "table": Table,
-}
-
-
-def make_policy(name: str) -> BatchPolicy:
-    """A fresh policy for one model.
-
-    Raises InputError listing the policies for an unknown name.
-    """
-    if name not in POLICIES:
-        raise InputError(f"unknown policy {name!r}: {near_matches(name, POLICIES)}")
-    return POLICIES[name]()

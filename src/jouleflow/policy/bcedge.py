@@ -8,7 +8,7 @@ model of a box, told apart by what it sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log10
 from typing import Any
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Decision, Finished, Table, Totals, View
 from jouleflow.policy.utility import shortfall_between
+from jouleflow.profile.latencies import Latencies
 
 Observation = NDArray[np.float32]
-N_SEEN = 18
+N_SEEN = 21
 SAFETY_FRAC = 0.1  # of a predicted latency
+DISTURBED_WEIGHT = 0.05  # of a batch in the running mean
 RATE_S = 1.0  # time constant of the arrival rate's mean
 MIN_SLOT_S, MAX_SLOT_S = 0.01, 0.5
 BATCHES, INSTANCES = (1, 2, 4, 8, 16, 64), (1, 2, 64)
@@ -30,15 +32,26 @@ BATCHES, INSTANCES = (1, 2, 4, 8, 16, 64), (1, 2, 64)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """n_rows: of a batch at most. n_instances: of its batches at once. hold: whether to wait until n_rows are there."""
+    """n_rows: of a batch at most; 0 leaves it all to the table. n_instances: of its batches at once. hold: whether to wait until n_rows
+    are there."""
 
     n_rows: int
     n_instances: int
     hold: bool
 
 
-CHOICES = tuple(Choice(n, m, hold) for hold in (False, True) for m in INSTANCES for n in BATCHES)
-GREEDY = CHOICES.index(Choice(BATCHES[-1], INSTANCES[-1], False))
+TABLE, GREEDY = 0, 1  # numbers of choices
+CHOICES = (
+    Choice(0, INSTANCES[-1], False),
+    Choice(BATCHES[-1], INSTANCES[-1], False),
+    *(
+        Choice(n, m, hold)
+        for hold in (False, True)
+        for m in INSTANCES
+        for n in BATCHES
+        if (n, m, hold) != (BATCHES[-1], INSTANCES[-1], False)
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +82,11 @@ class Watch:
         after: dict[str, Totals],
         span_s: float,
         energy_weight: float,
+        disturbed: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> Observation:
-        """What the net sees of a model at the end of a slot."""
+        """What the net sees of a model at the end of a slot. disturbed: of `BcEdge`."""
         own, known = after[name], view.latencies
-        row_s = known.of(1) if known else own.slo_s
+        row_s = own.row_s or own.slo_s
         weight = 1.0 - exp(-span_s / RATE_S)
         for each, t in after.items():
             came = t.n_arrived - before[each].n_arrived if each in before else 0
@@ -98,7 +112,7 @@ class Watch:
                     _log(other_load + 1e-3), _log(1 + view.n_waiting), (view.now_s - view.oldest_s) / own.slo_s if waiting else 0.0,
                     (view.deadline_s - view.now_s) / own.slo_s if waiting else 1.0, view.n_running / n_cores, n_busy / n_cores,
                     _log(backlog_s / own.slo_s + 1e-2), relative if others else 0.0, self.rates_hz[name] / max(other_rate + self.rates_hz[name], 1e-6),
-                    in_time, mean_s / own.slo_s, 4.0 / n_cores, energy_weight,
+                    in_time, mean_s / own.slo_s, 4.0 / n_cores, energy_weight, *(_log(d) for d in disturbed),
                 ],
                 np.float32,
             ),
@@ -130,15 +144,21 @@ def reward_between(
 
 @dataclass
 class BcEdge:
-    """choose: the number of a choice for what is seen. record: hears of every slot, for fine-tuning."""
+    """choose: the number of a choice for what is seen. record: hears of every slot, for fine-tuning.
+
+    disturbed: by INSTANCES, how many times longer than at first its batches have taken lately while that was chosen; 1 for what was
+    never tried.
+    """
 
     choose: Callable[[Observation], int]
     energy_weight: float = 0.0
     record: Callable[[str, Slot], None] | None = None
     table: Table = field(default_factory=Table)
-    choice: Choice = CHOICES[GREEDY]
+    choice: Choice = CHOICES[TABLE]
     n_decisions: int = 0
     n_fallbacks: int = 0
+    disturbed: list[float] = field(default_factory=lambda: [1.0 for _ in INSTANCES])
+    _alone: Latencies | None = None
     _watch: Watch = field(default_factory=Watch)
     slot_end_s: float = float("-inf")
     _slot_start_s: float = 0.0
@@ -147,11 +167,14 @@ class BcEdge:
 
     def decide(self, view: View) -> Decision:
         known, table = view.latencies, self.table.decide(view)
+        self._alone = self._alone or known
         if known is None or view.box is None or not view.slo_s or table.give_up_s:
             return table
         if view.now_s >= self.slot_end_s:
             self._new_slot(view)
         self.n_decisions += 1
+        if not self.choice.n_rows:
+            return table
         learned = self._learned(view)
         if _too_late(learned, view) and not _too_late(table, view):
             self.n_fallbacks += 1
@@ -171,7 +194,7 @@ class BcEdge:
     def _new_slot(self, view: View) -> None:
         assert view.box is not None
         after, span_s = view.box.totals(), view.now_s - self._slot_start_s
-        seen = self._watch.look(view.name, view, self._before, after, span_s, self.energy_weight)
+        seen = self._watch.look(view.name, view, self._before, after, span_s, self.energy_weight, self.disturbed)
         if self._seen is not None and self.record is not None:
             reward = reward_between(self._before, after, view.name, span_s, self.energy_weight)
             self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
@@ -181,7 +204,10 @@ class BcEdge:
         self.slot_end_s = view.now_s + min(max(view.slo_s, MIN_SLOT_S), MAX_SLOT_S)
 
     def finished(self, batch: Finished) -> None:
-        """What it learns from is in the box's totals."""
+        """Remembers how much longer than at first a batch took; the rest is in the box's totals."""
+        if self._alone is not None:
+            k = INSTANCES.index(self.choice.n_instances)
+            self.disturbed[k] += DISTURBED_WEIGHT * (batch.seconds / self._alone.of(batch.n_rows) - self.disturbed[k])
 
 
 def _too_late(decision: Decision, view: View) -> bool:

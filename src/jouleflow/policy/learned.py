@@ -28,6 +28,11 @@ class LearnedLatencies:
         """What is known; None before the first batch."""
         return self._now
 
+    @property
+    def best_row_s(self) -> float:
+        """The least that a row was ever seen to take: alone, undisturbed; 0 while unknown."""
+        return self._best.get(1) or min(self._best.values(), default=0.0)
+
     def start_from(self, n_rows: int, seconds: float) -> None:
         """What a size takes at best, measured before serving."""
         self._best[n_rows] = self._means[n_rows] = seconds

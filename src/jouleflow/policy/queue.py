@@ -199,11 +199,11 @@ class ModelQueue:
 
     def totals(self) -> Totals:
         """What became of everything since it was made."""
-        c, known = self.counts, self.latencies.now
+        c = self.counts
         ended = c["completed"] + c["rejected"] + c["expired"] + c["failed"]
         return Totals(
             c["accepted"], ended, c["completed"], self.n_in_time, self.latency_s, self.busy_s, self.n_rows,
-            known.of(1) if known else 0.0, self.slo_s,
+            self.latencies.best_row_s, self.slo_s,
         )  # fmt: skip
 
     def fail_all(self, make: Callable[[], Result]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from jouleflow import __version__
 from jouleflow.errors import InputError
+from jouleflow.policy.batch import BatchPolicy
+from jouleflow.policy.bcedge import BcEdge
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
 
@@ -42,6 +44,13 @@ def model_config(served: ServedModel) -> dict[str, Any]:
     }
 
 
+def _learned(policy: BatchPolicy) -> dict[str, int]:
+    """Of a learned policy: how often it decided, and how often the table did in its place."""
+    if not isinstance(policy, BcEdge):
+        return {}
+    return {"learned_decisions": policy.n_decisions, "table_fallbacks": policy.n_fallbacks}
+
+
 def statistics(served: ServedModel) -> dict[str, Any]:
     """Triton's statistics of a model."""
     counts, queue = served.queue.counts, served.queue
@@ -71,6 +80,7 @@ def statistics(served: ServedModel) -> dict[str, Any]:
             for rows, (n, s) in sorted(served.batch_sizes.items())
         ],
         "jouleflow": {
+            **_learned(queue.policy),
             **{k: int(counts[k]) for k in ("accepted", "completed", "rejected", "expired", "cancelled", "failed")},
             "waiting": queue.n_jobs,
             "running_batches": queue.n_running,

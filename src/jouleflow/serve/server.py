@@ -11,14 +11,15 @@ from time import monotonic
 from typing import Any
 
 from jouleflow.errors import InputError, ModelError
-from jouleflow.policy.batch import make_policy
 from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.policies import check_policy, policy_maker
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.slot_log import SlotLog
 from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
@@ -26,10 +27,13 @@ RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started a
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """policy: of every model. n_cores: batches that run at once, over all models; 0 is one a CPU."""
+    """policy: of every model; policy_net: of `bcedge`, where it is not the one that comes with jouleflow. n_cores: batches that run at
+    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained."""
 
     policy: str = "table"
+    policy_net: Path | None = None
     n_cores: int = 0
+    slot_log: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -44,6 +48,8 @@ class Server:
         self.draining = False
         self.n_deaths: dict[str, int] = {}
         self.dispatcher = Dispatcher(self.n_cores)
+        self.slot_log = None if settings.slot_log is None else SlotLog(settings.slot_log)
+        self._make_policy = policy_maker(settings.policy, settings.policy_net, self.slot_log)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +82,7 @@ class Server:
         n_instances = s.instances or max(self.n_cores // s.threads, 1)
         process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, s.memory_mb << 20))
         queue = ModelQueue(
-            make_policy(self.settings.policy), s.max_batch, n_instances, spec.slo_s, s.max_queue,
+            self._make_policy(), s.max_batch, n_instances, spec.slo_s, s.max_queue,
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
         served = ServedModel(spec, process, queue, self._batch_ended)
@@ -210,6 +216,8 @@ class Server:
             await asyncio.sleep(0.005)
         for task in self._tasks:
             task.cancel()
+        if self.slot_log is not None:
+            self.slot_log.close()
         for served in self.models.values():
             await served.process.stop() if self.idle else served.process.kill()
 
@@ -219,5 +227,5 @@ def open_server(folder: Path, settings: ServerSettings) -> Server:
 
     Raises InputError for a wrong folder or policy.
     """
-    make_policy(settings.policy)
+    check_policy(settings.policy)
     return Server(Repository(folder), settings)

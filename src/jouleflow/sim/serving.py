@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import BatchPolicy, make_policy
+from jouleflow.policy.batch import BatchPolicy
 from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.profile.interference import Interference, NoInterference
 from jouleflow.profile.latencies import Latencies
@@ -281,7 +282,8 @@ def simulate_serving(
 
     Raises InputError for arrivals of a model that is not there, an unknown policy, or without a core.
     """
-    return simulate_with(models, arrivals_s, n_cores, {name: make_policy(policy) for name in models}, interference)
+    make = policy_maker(policy)
+    return simulate_with(models, arrivals_s, n_cores, {name: make() for name in models}, interference)
 
 
 def simulate_with(

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from jouleflow.errors import InputError, near_matches
-from jouleflow.policy.bcedge import CHOICES, GREEDY, N_SEEN, Observation
+from jouleflow.policy.bcedge import CHOICES, N_SEEN, TABLE, Observation
 from jouleflow.train.boxes import World, made_up_world
 from jouleflow.train.learners import LEARNERS, Learner
 from jouleflow.train.nets import load_weights, onnx_of, weights_of
 from jouleflow.train.serving_env import SLOTS, ServingEnv
 
 N_ENVS = 8
-SCORED_SEED, N_SCORED = 1_000_000, 40
+SCORED_SEED = 1_000_000  # training has seeds below
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class TrainSettings:
     lr: float = 1e-3
     max_energy_weight: float = 0.0
     start_from: str = ""
+    n_scored: int = 40  # episodes, at the end
 
 
 def _chooser(net: torch.nn.Module) -> Callable[[Observation], int]:
@@ -80,7 +81,7 @@ def _round(envs: list[ServingEnv], learner: Learner, seeds: NDArray[np.int64]) -
 def score(
     choose: Callable[[Observation], int],
     make_world: Callable[[np.random.Generator, float], World],
-    n_episodes: int = N_SCORED,
+    n_episodes: int = 40,
     energy_weight: float = 0.0,
 ) -> float:
     """Mean reward of a slot when every model of a box is decided by `choose`, on episodes that no training sees."""
@@ -100,11 +101,17 @@ def train_bcedge(
     folder: Path,
     make_world: Callable[[np.random.Generator, float], World] = made_up_world,
     progress: Callable[[int, float], None] = lambda n, reward: None,
+    slots: TensorDict | None = None,
 ) -> dict[str, Any]:
     """Trains and leaves bcedge.onnx and training.json in the folder; Ctrl-C ends it early and keeps what was learned. Returns the record.
 
-    Raises InputError for an unknown algorithm.
+    slots: steps that a server made; they are learned from before the simulated ones, and again with each round (not with PPO, which
+    learns only from steps of its own).
+
+    Raises InputError for an unknown algorithm, or slots for PPO.
     """
+    if slots is not None and settings.algorithm == "ppo":
+        raise InputError("ppo learns only from steps of its own: take sac or ddqn with a log")
     if settings.algorithm not in LEARNERS:
         raise InputError(f"unknown algorithm {settings.algorithm!r}: {near_matches(settings.algorithm, LEARNERS)}")
     torch.manual_seed(settings.seed)
@@ -118,6 +125,8 @@ def train_bcedge(
     try:
         for n in range(settings.max_rounds):
             steps, reward = _round(envs, learner, seeds.integers(SCORED_SEED, size=N_ENVS))
+            if slots is not None:
+                learner.learn(slots[torch.randperm(len(slots))[: steps.numel()]])
             losses = learner.learn(steps)
             curve.append({"reward": reward, **losses})
             others = _chooser(learner.net)
@@ -130,21 +139,18 @@ def train_bcedge(
         pass
     train_s = monotonic() - start_s
     random = np.random.default_rng(0)
-    best = _chooser(learner.net)
     scores = {
-        "net": score(best, make_world, energy_weight=settings.max_energy_weight),
-        "greedy": score(lambda _: GREEDY, make_world, energy_weight=settings.max_energy_weight),
-        "random": score(
-            lambda _: int(random.integers(len(CHOICES))), make_world, energy_weight=settings.max_energy_weight
-        ),
+        name: score(choose, make_world, settings.n_scored, settings.max_energy_weight)
+        for name, choose in (
+            ("net", _chooser(learner.net)),
+            ("table", lambda _: TABLE),
+            ("random", lambda _: int(random.integers(len(CHOICES)))),
+        )
     }
     record = {
-        "settings": asdict(settings),
-        "train_s": train_s,
-        "n_steps": len(curve) * N_ENVS * SLOTS,
-        "scores": scores,
-        "curve": curve,
-    }
+        "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
+        "n_steps": len(curve) * N_ENVS * SLOTS, "scores": scores, "curve": curve,
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     notes = {"settings": json.dumps(asdict(settings)), "scores": json.dumps(scores)}
     (folder / "bcedge.onnx").write_bytes(onnx_of(learner.net, notes))

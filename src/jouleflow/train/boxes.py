@@ -18,6 +18,7 @@ from jouleflow.trace.arrivals import make_arrivals
 Float = NDArray[np.float64]
 SIZES = (1, 2, 4, 8, 16, 32)
 MAX_RATE_HZ = 250.0  # of a model: more takes long to simulate and teaches nothing new
+CONTENDED_FRAC = 0.4  # of the boxes have models whose own batches disturb each other badly, as on an accelerator
 KINDS = ("poisson", "bursty", "diurnal")
 
 
@@ -37,12 +38,19 @@ def made_up_world(random: np.random.Generator, duration_s: float) -> World:
     names = [f"m{k}" for k in range(random.integers(2, 9))]
     models = {}
     for name in names:
-        row_s, fixed_frac = 10 ** random.uniform(-4, -1.5), random.choice((0.0, 0.1, 0.3, 0.6))
+        row_s, fixed_frac = 10 ** random.uniform(-4, -1.5), random.choice((0.0, 0.1, 0.3, 0.6, 0.9))
         slo_s = float(np.clip(row_s * 10 ** random.uniform(0.6, 2.0), 0.02, 0.5))
         seconds = tuple(float(row_s * (fixed_frac + (1 - fixed_frac) * n)) for n in SIZES)
         n_instances = n_cores if random.random() < 0.8 else 1
         models[name] = SimModel(Latencies(SIZES, seconds), slo_s, int(random.choice((8, 16, 32))), n_instances)
-    beside = Pairwise({(a, b): float(1 + 0.5 * random.random() ** 3) for a in names for b in names})
+    contended = random.random() < CONTENDED_FRAC
+    beside = Pairwise(
+        {
+            (a, b): float(random.uniform(1.5, 3.5) if contended and a == b else 1 + 0.5 * random.random() ** 3)
+            for a in names
+            for b in names
+        }
+    )
     load = random.uniform(0.1, 1.3)
     shares = random.dirichlet(np.ones(len(names)))
     rates = {

@@ -87,7 +87,7 @@ class DiscreteSac:
         total.backward()
         self.optimizer.step()
         self.target.step()
-        return {k: float(found[k]) for k in ("loss_actor", "loss_qvalue", "alpha", "entropy")}
+        return {k: float(found[k].detach()) for k in ("loss_actor", "loss_qvalue", "alpha", "entropy")}
 
 
 class DoubleDqn:
@@ -118,7 +118,7 @@ class DoubleDqn:
         loss.backward()
         self.optimizer.step()
         self.target.step()
-        return {"loss": float(loss)}
+        return {"loss": float(loss.detach())}
 
 
 class Ppo:
@@ -156,7 +156,7 @@ class Ppo:
                 total.backward()
                 torch.nn.utils.clip_grad_norm_(self.loss.parameters(), 0.5)
                 self.optimizer.step()
-        return {k: float(losses[k]) for k in ("loss_objective", "loss_critic", "entropy")}
+        return {k: float(losses[k].detach()) for k in ("loss_objective", "loss_critic", "entropy")}
 
 
 LEARNERS: dict[str, Callable[[int, int, float, float], Learner]] = {"sac": DiscreteSac, "ddqn": DoubleDqn, "ppo": Ppo}

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from jouleflow.policy.batch import Totals, View
 from jouleflow.policy.bcedge import (
     CHOICES,
-    GREEDY,
     MAX_SLOT_S,
     MIN_SLOT_S,
     N_SEEN,
+    TABLE,
     BcEdge,
     Observation,
     Watch,
@@ -44,7 +44,7 @@ class ServingEnv(gymnasium.Env[Observation, int]):  # type: ignore[misc]
         others: Callable[[Observation], int] | None = None,
         max_energy_weight: float = 0.0,
     ) -> None:
-        self.make_world, self.others = make_world, others or (lambda _: GREEDY)
+        self.make_world, self.others = make_world, others or (lambda _: TABLE)
         self.max_energy_weight = max_energy_weight
         self.observation_space = gymnasium.spaces.Box(-4.0, 4.0, (N_SEEN,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(len(CHOICES))
@@ -60,7 +60,7 @@ class ServingEnv(gymnasium.Env[Observation, int]):  # type: ignore[misc]
         self.energy_weight = float(random.uniform(0.0, self.max_energy_weight))
         self.slot_s = min(max(world.models[self.name].slo_s, MIN_SLOT_S), MAX_SLOT_S)
         self.policy = BcEdge(lambda _: self._action, self.energy_weight)
-        self._action = GREEDY
+        self._action = TABLE
         policies = {n: BcEdge(self.others, self.energy_weight) for n in world.models} | {self.name: self.policy}
         self.sim = Simulation(world.models, world.n_cores, policies, world.interference)
         for name, times_s in world.arrivals_s.items():
@@ -91,6 +91,8 @@ class ServingEnv(gymnasium.Env[Observation, int]):  # type: ignore[misc]
             now_s, queue.n_rows, head.arrived_s if head else now_s, head.deadline_s if head else inf, queue.n_running, queue.n_instances,
             queue.max_batch, queue.slo_s, queue.latencies.now, self.name, self.sim.dispatcher,
         )  # fmt: skip
-        seen = self._watch.look(self.name, view, self._before, after, self.slot_s, self.energy_weight)
+        seen = self._watch.look(
+            self.name, view, self._before, after, self.slot_s, self.energy_weight, self.policy.disturbed
+        )
         self._before = after
         return seen

@@ -1,0 +1,125 @@
+"""The learned policy: what it sees is bounded, what it chooses is done, and the table goes first where it would be late."""
+
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jouleflow.errors import InputError
+from jouleflow.policy.batch import Totals
+from jouleflow.policy.bcedge import CHOICES, N_SEEN, TABLE, BcEdge, Choice, Slot, Watch
+from jouleflow.policy.policies import make_policy, policy_maker
+from jouleflow.policy.utility import shortfall_between, utility
+from jouleflow.profile.latencies import Latencies
+from jouleflow.sim.serving import SimModel, simulate_with
+from tests.policy.test_batch import view
+
+NOTHING = Totals(0, 0, 0, 0, 0.0, 0.0, 0, 0.010, 1.0)
+
+
+class OneModel:
+    """A box of one model."""
+
+    n_cores, n_busy = 2, 0
+
+    def __init__(self, totals: Totals = NOTHING) -> None:
+        self.now = totals
+
+    def totals(self) -> dict[str, Totals]:
+        return {"m": self.now}
+
+
+def seen_by(choice: Choice, **changes: object) -> tuple[BcEdge, object]:
+    policy = BcEdge(lambda _: CHOICES.index(choice))
+    return policy, policy.decide(view(name="m", box=OneModel(), **changes))
+
+
+@pytest.mark.parametrize(("n_rows", "wanted"), [(1, 1), (2, 2), (64, 4)])
+def test_a_batch_is_of_the_rows_that_were_chosen(n_rows: int, wanted: int) -> None:
+    assert seen_by(Choice(n_rows, 64, False))[1].n_rows == wanted
+
+
+def test_it_holds_until_the_batch_is_full_or_must_go() -> None:
+    policy, decision = seen_by(Choice(8, 64, True))
+    assert decision.n_rows == 0
+    assert decision.again_s == pytest.approx(1.0 - 0.016 * 1.2)  # the deadline less what four rows take, and some more
+    assert policy.decide(view(name="m", box=OneModel(), now_s=decision.again_s)).n_rows == 4
+    assert policy.decide(view(name="m", box=OneModel(), n_waiting=9)).n_rows == 8
+
+
+def test_no_more_batches_at_once_than_were_chosen() -> None:
+    assert seen_by(Choice(64, 1, False), n_running=1)[1].n_rows == 0
+    assert seen_by(Choice(64, 2, False), n_running=1)[1].n_rows == 4
+
+
+def test_the_table_is_taken_where_the_choice_would_be_too_late() -> None:
+    policy, decision = seen_by(Choice(64, 64, False), n_waiting=8, deadline_s=0.014, slo_s=0.02)
+    assert decision.n_rows == 1  # eight take 24 ms, one takes 10
+    assert (policy.n_decisions, policy.n_fallbacks) == (1, 1)
+    assert seen_by(Choice(0, 64, False))[1] == make_policy("table").decide(view())
+
+
+def test_without_knowledge_it_is_the_table() -> None:
+    for changes in ({"latencies": None}, {"slo_s": 0.0, "deadline_s": inf}):
+        assert seen_by(Choice(1, 1, False), **changes)[1].n_rows == make_policy("table").decide(view(**changes)).n_rows
+
+
+def test_a_slot_is_told_with_what_it_gained() -> None:
+    told: list[tuple[str, Slot]] = []
+    box, policy = OneModel(), BcEdge(lambda _: TABLE, record=lambda name, slot: told.append((name, slot)))
+    policy.decide(view(name="m", box=box))
+    box.now = Totals(10, 10, 10, 10, 10 * 0.020, 0.1, 0, 0.010, 1.0)  # ten answers that took twice what a row takes
+    policy.decide(view(name="m", box=box, now_s=0.9, deadline_s=1.9))
+    ((name, slot),) = told
+    assert (name, slot.choice) == ("m", TABLE)
+    assert slot.reward == pytest.approx(np.log(0.5))
+    assert slot.seen.shape == slot.seen_then.shape == (N_SEEN,)
+
+
+def test_utility_as_published() -> None:
+    assert utility(30, 0.02, 1.0, 0.1) == pytest.approx(np.log(30 / (0.02 / 0.1)))
+    assert utility(30, 0.11, 1.0, 0.1) == 0.0
+    assert utility(0, 0.0, 1.0, 0.1) == 0.0
+    after = replace(NOTHING, n_arrived=4, n_ended=4, n_completed=4, n_in_time=4, latency_s=0.04)
+    assert shortfall_between(NOTHING, after, 1.0) == 0.0
+    assert shortfall_between(NOTHING, replace(after, n_in_time=0), 1.0) == -5.0
+    assert shortfall_between(NOTHING, NOTHING, 1.0) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 10**6), min_size=4, max_size=4), st.floats(0, 1e6), st.floats(1e-6, 10), st.floats(1e-3, 10)
+)  # fmt: skip
+def test_what_is_seen_is_finite_and_bounded(counts: list[int], latency_s: float, row_s: float, slo_s: float) -> None:
+    n = sorted(counts, reverse=True)
+    after = Totals(n[0], n[1], n[2], n[3], latency_s, latency_s, n[0], row_s, slo_s)
+    seen = Watch().look("m", view(name="m", box=OneModel(after), slo_s=slo_s), {}, {"m": after}, 0.0, 0.0)
+    assert seen.shape == (N_SEEN,)
+    assert np.isfinite(seen).all()
+    assert np.abs(seen).max() <= 4.0
+
+
+def test_the_net_that_comes_with_it_beats_random_choices() -> None:
+    latencies = Latencies((1, 2, 4, 8, 16), (0.010, 0.012, 0.016, 0.024, 0.040))
+    models = {n: SimModel(latencies, 0.1, 16, 2) for n in "ab"}
+    random = np.random.default_rng(0)
+    times = {n: np.cumsum(random.exponential(1 / 80, 2000)) for n in models}
+    makers = {"net": policy_maker("bcedge"), "random": lambda: BcEdge(lambda _: int(random.integers(len(CHOICES))))}
+    mean_s = {}
+    for name, make in makers.items():
+        outcome = simulate_with(models, times, 2, {n: make() for n in models})
+        mean_s[name] = np.concatenate([m.latency_s for m in outcome.models.values()]).mean()
+        assert sum(m.counts["completed"] for m in outcome.models.values()) > 3800
+    assert mean_s["net"] < mean_s["random"]
+
+
+def test_misuse(tmp_path: object) -> None:
+    from pathlib import Path
+
+    with pytest.raises(InputError, match="no net"):
+        policy_maker("bcedge", Path("absent.onnx"))
+    with pytest.raises(InputError, match="unknown policy"):
+        policy_maker("bcegde")

@@ -1,0 +1,105 @@
+"""Training the learned policy: the environment keeps Gymnasium's contract, each algorithm learns a toy, and the net goes out as ONNX."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torchrl", reason="the train extra is not installed")
+pytest.importorskip("gymnasium", reason="the train extra is not installed")
+
+import torch
+from gymnasium.utils.env_checker import check_env
+from tensordict import TensorDict
+
+from jouleflow.errors import InputError, JouleflowError
+from jouleflow.policy.bcedge import CHOICES, N_SEEN, Slot, load_choose
+from jouleflow.serve.slot_log import SlotLog
+from jouleflow.train.bcedge import TrainSettings, score, train_bcedge
+from jouleflow.train.boxes import made_up_world
+from jouleflow.train.learners import LEARNERS
+from jouleflow.train.nets import load_weights, make_net, onnx_of
+from jouleflow.train.serving_env import ServingEnv
+from jouleflow.train.slots import read_slots
+
+
+def test_the_environment_keeps_its_contract() -> None:
+    check_env(ServingEnv(), skip_render_check=True)
+
+
+def test_episodes_repeat_with_their_seed() -> None:
+    def episode() -> list[float]:
+        env = ServingEnv()
+        env.reset(seed=3)
+        return [env.step(k % len(CHOICES))[1] for k in range(10)]
+
+    assert episode() == episode()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_algorithm_solves_a_toy(name: str) -> None:
+    """Of three choices, the one that what is seen points to is right."""
+    torch.manual_seed(0)
+    learner = LEARNERS[name](3, 3, 0.5, 3e-3)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        right = torch.randint(3, (8, 32), generator=random)
+        seen = torch.nn.functional.one_hot(right, 3).float()
+        action = learner.choose(seen)
+        reward = (action == right).float()[..., None]
+        done = torch.zeros(8, 32, 1, dtype=torch.bool)
+        done[:, -1] = True
+        then = {"seen": seen.roll(-1, 1), "reward": reward, "done": done, "terminated": done}
+        learner.learn(TensorDict({"seen": seen, "action": action, "next": TensorDict(then, [8, 32])}, [8, 32]))
+    assert learner.net(torch.eye(3)).argmax(-1).tolist() == [0, 1, 2]
+
+
+def test_a_net_goes_out_and_comes_back(tmp_path: Path) -> None:
+    net, other = (make_net(N_SEEN, len(CHOICES), (8, 8)) for _ in range(2))
+    (tmp_path / "n.onnx").write_bytes(onnx_of(net, {"seed": "1"}))
+    load_weights(other, tmp_path / "n.onnx")
+    choose = load_choose((tmp_path / "n.onnx").read_bytes())
+    for seed in range(20):
+        seen = np.random.default_rng(seed).normal(size=N_SEEN).astype(np.float32)
+        wanted = int(net(torch.from_numpy(seen)).argmax())
+        assert int(other(torch.from_numpy(seen)).argmax()) == wanted == choose(seen)
+    with pytest.raises(InputError, match="another kind"):
+        load_weights(make_net(3, 3, (8,)), tmp_path / "n.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"not a net")
+    with pytest.raises(JouleflowError):
+        load_weights(other, tmp_path / "bad.onnx")
+
+
+def test_a_short_training_leaves_its_record(tmp_path: Path) -> None:
+    record = train_bcedge(TrainSettings(max_rounds=2, seed=5, n_scored=2), tmp_path)
+    assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 5
+    assert record["n_steps"] == 2 * 8 * 64
+    assert set(record["scores"]) == {"net", "table", "random"}
+    load_choose((tmp_path / "bcedge.onnx").read_bytes())(np.zeros(N_SEEN, np.float32))
+    with pytest.raises(InputError, match="unknown algorithm"):
+        train_bcedge(TrainSettings(algorithm="scs"), tmp_path)
+
+
+def test_the_net_that_comes_with_it_is_better_than_random() -> None:
+    from importlib.resources import files
+
+    choose = load_choose((files("jouleflow") / "policy" / "data" / "bcedge.onnx").read_bytes())
+    random = np.random.default_rng(0)
+    assert score(choose, made_up_world, 6) > score(lambda _: int(random.integers(len(CHOICES))), made_up_world, 6) + 0.2
+
+
+def test_a_servers_slots_are_learned_from(tmp_path: Path) -> None:
+    log, zeros = SlotLog(tmp_path / "slots.jsonl"), np.zeros(N_SEEN, np.float32)
+    for k in range(300):
+        log("m", Slot(zeros, k % len(CHOICES), -0.5, zeros))
+    log.close()
+    with (tmp_path / "slots.jsonl").open("ab") as file:
+        file.write(b'{"model": "m", "se')  # cut off
+    slots = read_slots(tmp_path / "slots.jsonl")
+    assert len(slots) == 300
+    record = train_bcedge(TrainSettings(max_rounds=1, n_scored=1), tmp_path, slots=slots)
+    assert record["n_logged_slots"] == 300
+    (tmp_path / "bad.jsonl").write_text('{"model": "m", "seen": [1], "choice": 0, "reward": 0, "then": []}\n')
+    with pytest.raises(InputError, match="line 1"):
+        read_slots(tmp_path / "bad.jsonl")
