@@ -97,12 +97,24 @@ class Cluster:
 
     async def ask_all(self) -> list[dict[str, Any]]:
         """`relay.AskAll`."""
-        results = await self._handle.broadcast("statistics").results_async(return_exceptions=True)
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            results = await self._handle.broadcast("statistics").results_async(return_exceptions=True)
+        except (RayError, RayServeException):
+            return []
         return [r for r in results if isinstance(r, dict)]
 
     def n_running(self) -> int:
-        """Replicas that serve now."""
-        application = self._serve.status().applications.get(NAME)
+        """Replicas that serve now; 0 when nobody knows."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            application = self._serve.status().applications.get(NAME)
+        except (RayError, RayServeException):
+            return 0
         if application is None or DEPLOYMENT not in application.deployments:
             return 0
         return int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))
