@@ -387,7 +387,9 @@ ProfileFile = Annotated[Path, typer.Option("--profile", help="The file that `jou
 def serve(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
     http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
-    grpc: Annotated[str, typer.Option(help="Address and port for gRPC; empty: none.")] = "127.0.0.1:8001",
+    grpc: Annotated[
+        str | None, typer.Option(help="Address and port for gRPC; empty: none.  [default: 127.0.0.1:8001]")
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Who decides on batches: table, bcedge, delay, fixed, aimd, deeprt.")
     ] = "table",
@@ -400,6 +402,11 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
     core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="On the nodes of a Ray cluster, HTTP only.")] = False,
+    ray_address: Annotated[
+        str, typer.Option(help="Its address; auto for the one here, local for a new one.")
+    ] = "local",
+    nodes: Annotated[int, typer.Option(min=0, help="How many of its nodes; 0 for all that there are now.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say which load this box will hold, from --profile.")
     ] = False,
@@ -420,12 +427,25 @@ def serve(
     from jouleflow.serve.app import AppSettings, run_server
     from jouleflow.serve.server import ServerSettings
 
+    ray = ray or ray_address != "local" or nodes > 0
     settings = AppSettings(
-        http, grpc, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
+        http, grpc if grpc is not None else "" if ray else "127.0.0.1:8001", admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
     )  # fmt: skip
-    chosen = ServerSettings(policy, policy_net, cores, slot_log)
-    run_server(folder, chosen, settings, lambda text: err.print(text, highlight=False))
+
+    def note(text: str) -> None:
+        err.print(text, highlight=False, markup=False)
+
+    if ray:
+        from jouleflow.serve.cluster import ClusterSettings, run_cluster
+
+        if policy_net is not None or slot_log is not None:
+            raise InputError(
+                "--policy-net and --slot-log are not offered with --ray: its nodes take what comes with jouleflow"
+            )
+        run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
+        return
+    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings, note)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from jouleflow.errors import InputError
+from jouleflow.runtime.ray_cluster import join
 
 Submit = Callable[..., "Future[Any]"]  # a function and its arguments
 MAX_SHIPPED_BYTES = 256 << 20
-CONNECT_S = 5.0
 
 
 @contextmanager
@@ -40,19 +39,7 @@ def workers(jobs: int | None, cluster: str | None) -> Iterator[Submit]:
 
 @contextmanager
 def _ray(address: str) -> Iterator[Submit]:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("a cluster needs Ray: pip install 'jouleflow[cluster]'") from error
-    try:
-        if address not in ("auto", "local") and "://" not in address:  # Ray itself waits for minutes
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, OSError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(
-            f"--cluster {address}: no Ray cluster there ({error}); start one with `ray start --head`, or say local"
-        ) from error
+    ray = join(address, "--cluster")
     remote = ray.remote(num_cpus=1)(_call)
     try:
         yield lambda work, *arguments: remote.remote(work, *arguments).future()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jouleflow.errors import InputError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MAX_KNOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,25 @@ class Access:
         if self.token and not hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode()):
             return 401, "a token is needed: Authorization: Bearer ..."
         return None
+
+
+class Gate:
+    """What Access said of a request's headers, remembered: senders repeat themselves."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._known: dict[tuple[bytes, bytes, bytes], tuple[int, str] | None] = {}
+
+    def refusal(self, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """As `Access.refusal`."""
+        get = headers.get
+        sender = (get(b"host", b""), get(b"origin", b""), get(b"authorization", b""))
+        if sender in self._known:
+            return self._known[sender]
+        refused = self.access.refusal(*(part.decode("latin-1") for part in sender))
+        if len(self._known) < MAX_KNOWN:
+            self._known[sender] = refused
+        return refused
 
 
 def _name(host: str) -> str:

@@ -13,7 +13,7 @@ import orjson
 from jouleflow.errors import InputError
 from jouleflow.policy.job import End, Result
 from jouleflow.serve import describe
-from jouleflow.serve.access import Access
+from jouleflow.serve.access import Access, Gate
 from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
@@ -32,31 +32,23 @@ class Api:
     """Answers requests. admin: whether this listener may load and unload models."""
 
     def __init__(self, server: Server, access: Access, history: History, admin: bool = False) -> None:
-        self.server, self.access, self.history, self.admin = server, access, history, admin
+        self.server, self.gate, self.history, self.admin = server, Gate(access), history, admin
         self._tasks: set[asyncio.Task[None]] = set()
         self._targets: dict[bytes, tuple[str, str | None]] = {}  # of requests to infer
-        self._known: dict[tuple[bytes, bytes, bytes], tuple[int, str] | None] = {}  # what access said
 
     def __call__(self, request: Request) -> None:
-        get = request.headers.get
-        sender = (get(b"host", b""), get(b"origin", b""), get(b"authorization", b""))
-        if sender in self._known:
-            refused = self._known[sender]
-        else:
-            refused = self.access.refusal(*(part.decode("latin-1") for part in sender))
-            if len(self._known) < MAX_KNOWN:
-                self._known[sender] = refused
+        refused = self.gate.refusal(request.headers)
         if refused is not None:
-            _error(request, *refused)
+            answer_error(request, *refused)
             return
         try:
             self._route(request)
         except RequestError as error:
-            _error(request, error.status, str(error))
+            answer_error(request, error.status, str(error))
         except InputError as error:
-            _error(request, 400, str(error))
+            answer_error(request, 400, str(error))
         except KeyError as error:
-            _error(request, 404, str(error.args[0]))
+            answer_error(request, 404, str(error.args[0]))
 
     def _route(self, request: Request) -> None:
         named = self._targets.get(request.target)
@@ -156,7 +148,7 @@ class Api:
                 await (self.server.load(name) if what == "load" else self.server.unload(name))
                 request.respond(200, ())
             except InputError as error:
-                _error(request, 400, str(error))
+                answer_error(request, 400, str(error))
 
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)
@@ -176,7 +168,8 @@ def _json(request: Request, value: Any) -> None:
     request.respond(200, JSON_HEADERS, orjson.dumps(value))
 
 
-def _error(request: Request, status: int, message: str, more: Headers = ()) -> None:
+def answer_error(request: Request, status: int, message: str, more: Headers = ()) -> None:
+    """Answers with a status and a sentence, as JSON."""
     request.respond(status, (*JSON_HEADERS, *more), orjson.dumps({"error": message}))
 
 
@@ -184,4 +177,4 @@ def _refused(request: Request, result: Result) -> None:
     more: Headers = ()
     if result.status in (429, 503):
         more = ((b"retry-after", b"%d" % max(1, round(result.retry_s + 0.5))),)
-    _error(request, result.status, result.message, more)
+    answer_error(request, result.status, result.message, more)

@@ -69,14 +69,10 @@ class App:
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
         connections = Connections(Api(self.server, access, self.history, admin), self.server.settings.limits)
-        loop = asyncio.get_running_loop()
-        try:
-            listener = await loop.create_server(connections.protocol, host, port, backlog=1024)
-        except OSError as error:
-            raise InputError(f"cannot listen at {address}: {error.strerror or error}") from error
+        listener = await listen(connections, host, port)
         self.ports[name] = listener.sockets[0].getsockname()[1]
         self._listeners.append((listener, connections))
-        self._sweeps.append(loop.create_task(connections.sweep()))
+        self._sweeps.append(asyncio.get_running_loop().create_task(connections.sweep()))
 
     async def _listen_rpc(self, address: str) -> None:
         from jouleflow.serve.rpc import make_rpc_server
@@ -106,6 +102,17 @@ class App:
                 connection.drain()
         for sweep in self._sweeps:
             sweep.cancel()
+
+
+async def listen(connections: Connections, host: str, port: int) -> asyncio.Server:
+    """A listener for these connections.
+
+    Raises InputError for an address that cannot be used.
+    """
+    try:
+        return await asyncio.get_running_loop().create_server(connections.protocol, host, port, backlog=1024)
+    except OSError as error:
+        raise InputError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error
 
 
 async def serve_until_told(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -38,12 +38,18 @@ class Cancellable(Protocol):
     cancelled: bool
 
 
+class Sender(Protocol):
+    """Where a request came from: it writes the answers that are due."""
+
+    def flush(self) -> None: ...
+
+
 class Request:
     """A complete request. `respond` is called exactly once. job: what it became; it is cancelled when the sender goes away."""
 
     __slots__ = ("_body", "_connection", "answer", "headers", "job", "keep_alive", "method", "n_body", "target")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Sender) -> None:
         self.method = self.target = b""
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = True
@@ -74,6 +80,14 @@ class Request:
         self.job = None  # it knows this request in its turn: a ring that would be left to the garbage collector
         self.answer = head if self.method == b"HEAD" else b"".join((head, *chunks))
         self._connection.flush()
+
+
+def relayed_request(sender: Sender, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes) -> Request:
+    """A request that was read elsewhere."""
+    request = Request(sender)
+    request.method, request.target, request.headers = method, target, headers
+    request._body, request.n_body = cast(bytearray, body), len(body)  # it is only read from here on
+    return request
 
 
 def answer_head(status: int, headers: Headers, size_bytes: int) -> bytes:

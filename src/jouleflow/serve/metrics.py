@@ -3,7 +3,8 @@ running."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -49,6 +50,45 @@ class _Collector:
         for name, n in self.server.n_deaths.items():
             deaths.add_metric([name], n)
         yield from (accepted, ended, rows, batches, queued, computed, deaths, waiting, running, ready)
+
+
+class _ClusterCollector:
+    def __init__(
+        self, front: Mapping[str, int], statuses: Mapping[int, int], nodes: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.front, self.statuses, self.nodes = front, statuses, nodes
+
+    def collect(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily("jouleflow_cluster_answers", "Answers of the front.", labels=["status"])
+        for status, n in sorted(self.statuses.items()):
+            answers.add_metric([str(status)], n)
+        yield answers
+        yield CounterMetricFamily(
+            "jouleflow_cluster_retried_requests", "Requests sent again as their node was lost.", self.front["retried"]
+        )
+        yield GaugeMetricFamily("jouleflow_cluster_flying_requests", "Requests under way.", self.front["flying"])
+        yield GaugeMetricFamily("jouleflow_cluster_running_nodes", "Nodes that serve.", self.front["running"])
+        labels = ["model", "version", "node"]
+        accepted = CounterMetricFamily("jouleflow_requests_accepted", "Requests that named this model.", labels=labels)
+        ended = CounterMetricFamily("jouleflow_requests", "Requests by how they ended.", labels=[*labels, "end"])
+        waiting = GaugeMetricFamily("jouleflow_waiting_requests", "Requests in the queue.", labels=labels)
+        for node in self.nodes:
+            for model in node["models"]:
+                at, counts = [model["name"], model["version"], node["node"]], model["jouleflow"]
+                accepted.add_metric(at, counts["accepted"])
+                waiting.add_metric(at, counts["waiting"])
+                for end in ENDS:
+                    ended.add_metric([*at, end], counts[end])
+        yield from (accepted, ended, waiting)
+
+
+def cluster_exposition(
+    front: Mapping[str, int], statuses: Mapping[int, int], nodes: Sequence[Mapping[str, Any]]
+) -> bytes:
+    """The same of a cluster: its front (retried, flying, running), and each node's counts; those of a lost node are lost with it."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_ClusterCollector(front, statuses, nodes))  # type: ignore[arg-type]
+    return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
 
 
 def exposition(server: Server) -> bytes:

@@ -1,0 +1,213 @@
+"""The cluster's front on replicas in this process, without Ray: groups, nodes that are lost on the way, senders that go away, limits."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jouleflow.errors import InputError
+from jouleflow.load.client import closed_loop, infer_request
+from jouleflow.serve.access import Gate, make_access
+from jouleflow.serve.app import listen
+from jouleflow.serve.http import Connections
+from jouleflow.serve.limits import Limits
+from jouleflow.serve.relay import Lost, Refused, Relay
+from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
+from jouleflow.serve.repository import Repository
+from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.shipping import pack_models, unpack_models
+from tests.runtime.models import affine
+
+X = {"x": np.arange(4, dtype=np.float32).reshape(1, 4)}
+ASK = infer_request("double", X)
+
+
+class Nodes:
+    """Carries groups to a replica here; the first n_lost groups are lost once some were answered."""
+
+    def __init__(self, replica: Replica, n_lost: int = 0, full: bool = False) -> None:
+        self.replica, self.n_lost, self.full = replica, n_lost, full
+        self.sizes: list[int] = []
+
+    async def carry(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
+        self.sizes.append(len(wires))
+        if self.full:
+            raise Refused
+        lost = self.n_lost > 0
+        self.n_lost -= lost
+        async for answers in self.replica.answer(wires):
+            yield answers[:-1] if lost else answers
+            if lost:
+                raise Lost
+
+    async def ask_all(self) -> list[dict[str, Any]]:
+        return [self.replica.statistics()]
+
+
+def relayed(
+    folder: Path,
+    work: Callable[[Relay, Nodes, int], Awaitable[None]],
+    limits: Limits | None = None,
+    token: str = "",
+    **nodes: Any,
+) -> None:
+    """Runs work(relay, nodes, port) against a front with one replica behind it."""
+
+    async def main() -> None:
+        packed, _ = pack_models(Repository(folder))
+        replica = await start_replica(list(packed.values()), ServerSettings(n_cores=1), "here")
+        behind = Nodes(replica, **nodes)
+        relay = Relay(
+            behind.carry,
+            behind.ask_all,
+            Gate(make_access("127.0.0.1", (), token, False)),
+            limits or Limits(),
+        )
+        listener = await listen(Connections(relay, limits or Limits()), "127.0.0.1", 0)
+        try:
+            await work(relay, behind, listener.sockets[0].getsockname()[1])
+        finally:
+            listener.close()
+            replica.close()
+        assert not replica.folder.exists()
+
+    asyncio.run(main())
+
+
+async def ask(port: int, raw: bytes) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    head = await reader.readuntil(b"\r\n\r\n")
+    size = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
+    body = await reader.readexactly(size)
+    writer.close()
+    return int(head[9:12]), body
+
+
+def get(path: str) -> bytes:
+    return b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    affine(tmp_path / "double.onnx")
+    return tmp_path
+
+
+def test_answers_are_those_of_one_machine_and_travel_in_groups(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        status, body = await ask(port, ASK)
+        assert status == 200
+        np.testing.assert_array_equal(np.frombuffer(body[-16:], np.float32), 2 * X["x"][0] + 1)
+        answers = await closed_loop("127.0.0.1", port, [ASK], 32, 0.5, 0.0)
+        assert set(answers.status) == {200}
+        assert max(nodes.sizes) > 8
+        assert relay.idle
+        assert relay.waiting_bytes == 0
+        stats = json.loads((await ask(port, get("/v2/models/stats")))[1])["model_stats"][0]
+        assert stats["node"] == "here"
+        assert stats["jouleflow"]["completed"] == stats["jouleflow"]["accepted"] == relay.statuses[200]
+        assert b'jouleflow_requests_total{end="completed"' in (await ask(port, get("/metrics")))[1]
+        assert (await ask(port, get("/v2/health/ready")))[0] == 200
+        assert (await ask(port, get("/v2/models/double")))[0] == 200
+        assert (await ask(port, get("/live.json")))[0] == 404
+        assert (await ask(port, infer_request("none", X)))[0] == 404
+
+    relayed(folder, work)
+
+
+def test_what_a_lost_node_left_unanswered_is_sent_again(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        answers = await closed_loop("127.0.0.1", port, [ASK], 16, 0.5, 0.0)
+        assert set(answers.status) == {200}
+        assert relay.n_retried >= 3
+        assert relay.idle
+
+    relayed(folder, work, n_lost=3)
+
+
+def test_no_node_and_full_nodes_are_told_with_retry_after(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        status, body = await ask(port, ASK)
+        assert status == 503
+        assert b"queues" in body if nodes.full else b"no node" in body
+        assert relay.idle
+
+    relayed(folder, work, full=True)
+    relayed(folder, work, n_lost=10**6)
+
+
+def test_the_token_and_the_limits_are_the_fronts(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        assert (await ask(port, ASK))[0] == 401
+        assert (await ask(port, infer_request("double", X, token="secret")))[0] == 200
+        large = {"x": np.ones((100, 4), np.float32)}
+        assert (await ask(port, infer_request("double", large, token="secret")))[0] == 413
+        assert (await ask(port, infer_request("double", X, "elsewhere", token="secret")))[0] == 403
+        relay.waiting_bytes = relay.limits.max_waiting_bytes
+        assert (await ask(port, infer_request("double", X, token="secret")))[0] == 503
+
+    relayed(folder, work, Limits(max_body_bytes=1000), "secret")
+
+
+def test_who_goes_away_is_cancelled_on_the_node(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        served = nodes.replica.server.models["double"]
+        served.queue.ready = False  # nothing starts
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(ASK)
+        while not served.queue.n_jobs:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        while not relay.idle:
+            await asyncio.sleep(0.01)
+        served.queue.ready = True
+        assert (await ask(port, ASK))[0] == 200
+        assert served.queue.counts["cancelled"] == 1
+        assert served.queue.counts["completed"] == 1
+
+    relayed(folder, work)
+
+
+def test_a_model_that_stays_dead_makes_the_node_unhealthy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        nodes.replica.check()
+        nodes.replica.server.draining = True  # it is not started again
+        nodes.replica.server.models["double"].process.kill()
+        nodes.replica.check()
+        monkeypatch.setattr("jouleflow.serve.replica.UNHEALTHY_S", 0.0)
+        with pytest.raises(RuntimeError, match="double has been dead"):
+            nodes.replica.check()
+
+    relayed(folder, work)
+
+
+def test_models_are_shipped_as_the_repository_allows(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    affine(root / "bare.onnx")
+    affine(root / "many" / "1" / "model.onnx")
+    affine(root / "many" / "2" / "model.onnx")
+    (root / "many" / "jouleflow.toml").write_text("slo_ms = 50\n")
+    (root / "many" / "2" / "weights.bin").write_bytes(b"123")
+    (tmp_path / "secret").write_text("secret")
+    (root / "many" / "2" / "link").symlink_to(tmp_path / "secret")
+    (root / "many" / "2" / "hard").hardlink_to(tmp_path / "secret")
+    (root / "linked.onnx").symlink_to(root / "bare.onnx")
+    packed, problems = pack_models(Repository(root))
+    assert {name: sorted(files) for name, files in packed.items()} == {
+        "bare": ["bare.onnx"],
+        "many": ["many/2/model.onnx", "many/2/weights.bin", "many/jouleflow.toml"],
+    }
+    assert list(problems) == ["linked"]
+    unpack_models(packed["many"], tmp_path / "there")
+    assert Repository(tmp_path / "there").find("many").slo_s == 0.05
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "a\0b", ""])
+def test_shipped_files_stay_beneath_their_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="beneath"):
+        unpack_models({name: b""}, tmp_path)
