@@ -20,11 +20,13 @@ SLO_MS = {
 }
 
 
-def make_repository(folder: Path, max_batch: int = 16) -> Path:
+def make_repository(folder: Path, max_batch: int = 16, threads: int = 1) -> Path:
     """A model repository of the six."""
     for name, slo_ms in SLO_MS.items():
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(data_dir() / "models" / f"{name}.onnx", place / "model.onnx")
-        (place / "jouleflow.toml").write_text(f"slo_ms = {slo_ms}\nmax_batch = {max_batch}\n")
+        (place / "jouleflow.toml").write_text(
+            f"slo_ms = {slo_ms}\nmax_batch = {max_batch}\nthreads = {threads}\ninstances = 2\n"
+        )
     return folder

@@ -1,0 +1,273 @@
+"""BCEdge's utility of each policy: six models mixed, Poisson and recorded arrivals, simulated and on the real server.
+
+python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1]
+
+The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). Simulated figures come from
+the profile of this box (`jouleflow profile`, made here when it is missing); the oracle is the best of fixed choices for the
+arrivals as they came. The second box is the same models with two threads a batch, as an operator might set it: then two
+batches at once fight for the cores, which no policy is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import urllib.request
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import uvloop
+from serving_models import SLO_MS, make_repository
+from setting import ROOT, data_dir, write_json
+
+from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.front import measure_front
+from jouleflow.load.local_server import LocalServer, local_server
+from jouleflow.load.run import Load, random_requests
+from jouleflow.policy.policies import POLICIES
+from jouleflow.profile.interference import Pairwise, fit_interference
+from jouleflow.profile.serving import ServingProfile, save_profile, with_front
+from jouleflow.runtime.colocation import Wanted, profile_models
+from jouleflow.serve.repository import Repository
+from jouleflow.sim.box import energy_j, sim_models
+from jouleflow.sim.oracle import find_oracle, windowed_utility
+from jouleflow.sim.serving import simulate_serving
+from jouleflow.trace.arrivals import load_arrivals, make_arrivals
+
+OUT = ROOT / "jouleflow-out" / "utility"
+TRACES = {
+    "poisson": "",
+    "twitter": "twitter_day01_per_second.csv",
+    "azure_code": "azure_llm_code.csv",
+    "azure_conv": "azure_llm_conv_first_half.csv",
+}
+RATES_HZ = (30.0, 150.0)  # of each model
+RIVALS = ("delay", "aimd", "deeprt")
+
+
+def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str, np.ndarray]:
+    """Of each model: Poisson, or a piece of a recorded trace from a random place, with that mean rate over the whole trace."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for name in SLO_MS:
+        if not TRACES[trace]:
+            found[name] = make_arrivals("poisson", rate_hz, seconds, random)
+            continue
+        times = WHOLE.setdefault(
+            (trace, rate_hz), load_arrivals(data_dir() / "requests" / TRACES[trace], np.random.default_rng(0), rate_hz)
+        )
+        start_s = random.uniform(0, times[-1] - seconds)
+        found[name] = times[(times >= start_s) & (times < start_s + seconds)] - start_s
+    return found
+
+
+WHOLE: dict[tuple[str, float], np.ndarray] = {}
+
+
+def profile_box(folder: Path, budget_s: float) -> ServingProfile:
+    repository = Repository(folder)
+    wanted = []
+    for name in repository.names():
+        s = repository.find(name)
+        wanted.append(
+            Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
+        )
+    found = uvloop.run(profile_models(wanted, OUT / "cells", budget_s))
+    for name, cost in measure_front(folder, list(found.models)).items():
+        found = with_front(found, name, cost.request_s, cost.refusal_s, cost.client_s)
+    save_profile(found, OUT / f"{folder.name}.json")
+    return found
+
+
+def simulated(
+    profile: ServingProfile, times: dict[str, np.ndarray], interference: Any, with_oracle: bool
+) -> dict[str, Any]:
+    models, out = sim_models(profile), {}
+    for policy in POLICIES:
+        o = simulate_serving(models, times, profile.n_cores, policy, interference)
+        done = sum(len(m.latency_s) for m in o.models.values())
+        out[policy] = figures(
+            {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
+            o.duration_s,
+            energy_j(profile, o) / max(done, 1),
+        )
+    if with_oracle:
+        best = find_oracle(models, times, profile.n_cores, interference)
+        out["oracle"] = {"utility": best.value, "exhaustive": best.exhaustive, "choices": dict(best.choices)}
+    return out
+
+
+def figures(
+    models: dict[str, tuple[np.ndarray, np.ndarray, int]], duration_s: float, j_per_request: float | None
+) -> dict[str, Any]:
+    """Utility, share in time, throughput and percentiles over all models."""
+    utility = np.mean(
+        [windowed_utility(at, late, SLO_MS[n] / 1e3, duration_s) for n, (at, late, count) in models.items() if count]
+    )
+    met = sum(int((late <= SLO_MS[n] / 1e3).sum()) for n, (_, late, _) in models.items())
+    asked = sum(count for _, _, count in models.values())
+    relative = np.concatenate([late / (SLO_MS[n] / 1e3) for n, (_, late, _) in models.items()] or [np.zeros(1)])
+    each = {
+        n: {
+            "p50_s": float(np.median(late)),
+            "p99_s": float(np.percentile(late, 99)),
+            "throughput_hz": len(late) / duration_s,
+        }
+        for n, (_, late, _) in models.items()
+        if len(late)
+    }
+    return {
+        "utility": float(utility), "in_time_frac": met / asked, "throughput_hz": sum(e["throughput_hz"] for e in each.values()),
+        "p50_of_slo": float(np.median(relative)), "p99_of_slo": float(np.percentile(relative, 99)), "j_per_request": j_per_request, "models": each,
+    }  # fmt: skip
+
+
+async def drive(server: LocalServer, times: dict[str, np.ndarray]) -> tuple[float, dict[str, Answers]]:
+    requests = {n: REQUESTS.setdefault(n, random_requests(Load(server.url, n, None), "localhost")) for n in times}
+    start_s = monotonic() + 0.05
+    answers = await asyncio.gather(
+        *(open_loop(server.host, server.port, requests[n], t) for n, t in times.items() if len(t))
+    )
+    return start_s, dict(zip((n for n, t in times.items() if len(t)), answers, strict=True))
+
+
+REQUESTS: dict[str, list[bytes]] = {}
+
+
+def live(server: LocalServer) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{server.url}/live.json", timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def measured(server: LocalServer, times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
+    start_s, answers = uvloop.run(drive(server, times))
+    models = {}
+    for n, a in answers.items():
+        good = np.array(a.status) == 200
+        models[n] = ((np.array(a.start_s) - start_s)[good].clip(0), np.array(a.latency_s)[good], len(a.status))
+    joules = [s["j_per_request"] for s in live(server)["samples"][-int(seconds) :] if s["j_per_request"]]
+    return figures(models, seconds, float(np.mean(joules)) if joules else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--real", type=int, default=1)
+    parser.add_argument("--oracle", type=int, default=1, help="seeds that get an oracle")
+    parser.add_argument("--profile-seconds", type=float, default=60)
+    parser.add_argument("--boxes", default="six,six_two_threads")
+    a = parser.parse_args()
+    boxes = {
+        "six": make_repository(OUT / "six"),
+        "six_two_threads": make_repository(OUT / "six_two_threads", threads=2),
+    }
+    rows: list[dict[str, Any]] = []
+    profiles = {}
+    for box in a.boxes.split(","):
+        profile = profile_box(boxes[box], a.profile_seconds)
+        profiles[box] = profile
+        cases = [
+            (t, r, s)
+            for r in RATES_HZ
+            for t in TRACES
+            for s in range(a.seeds if r == RATES_HZ[0] or box != "six" else max(a.seeds // 2, 1))
+        ]
+        if box != "six":
+            cases = [(t, r, s) for t, r, s in cases if s < 2]
+        interference = fit_interference(profile.cells)
+        for trace, rate_hz, seed in cases:
+            times = arrivals(trace, rate_hz, a.seconds, seed)
+            for policy, got in simulated(profile, times, interference, seed < a.oracle and box == "six").items():
+                rows.append(
+                    {
+                        "box": box,
+                        "how": "simulated",
+                        "trace": trace,
+                        "rate_hz": rate_hz,
+                        "seed": seed,
+                        "policy": policy,
+                        **got,
+                    }
+                )
+        keep(rows, profiles)
+        for policy in POLICIES if a.real else ():
+            with local_server(boxes[box], ("--policy", policy)) as server:
+                for trace, rate_hz, seed in cases:
+                    got = measured(server, arrivals(trace, rate_hz, a.seconds, seed), a.seconds)
+                    rows.append(
+                        {
+                            "box": box,
+                            "how": "measured",
+                            "trace": trace,
+                            "rate_hz": rate_hz,
+                            "seed": seed,
+                            "policy": policy,
+                            **got,
+                        }
+                    )
+                with urllib.request.urlopen(f"{server.url}/v2/models/stats", timeout=10) as answer:
+                    stats = [m["jouleflow"] for m in json.loads(answer.read())["model_stats"]]
+                learned = {k: sum(s.get(k, 0) for s in stats) for k in ("learned_decisions", "table_fallbacks")}
+            print(box, policy, summary(rows, box, "measured", policy), learned, flush=True)
+            rows.append({"box": box, "how": "counted", "policy": policy, **learned})
+            keep(rows, profiles)
+    # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
+    contended = Pairwise({(m, m): 2.5 for m in SLO_MS})
+    for trace in TRACES:
+        for seed in range(a.seeds):
+            for policy, got in simulated(
+                profiles[a.boxes.split(",")[0]], arrivals(trace, 120.0, a.seconds, seed), contended, False
+            ).items():
+                rows.append(
+                    {
+                        "box": "contended",
+                        "how": "simulated",
+                        "trace": trace,
+                        "rate_hz": 120.0,
+                        "seed": seed,
+                        "policy": policy,
+                        **got,
+                    }
+                )
+    keep(rows, profiles)
+    for box in (*a.boxes.split(","), "contended"):
+        for how in ("simulated", "measured"):
+            for rate_hz in (*RATES_HZ, 120.0):
+                line = {p: s for p in (*POLICIES, "oracle") if (s := summary(rows, box, how, p, rate_hz)) is not None}
+                if line:
+                    best = max(line[p][0] for p in RIVALS)
+                    print(
+                        box,
+                        how,
+                        rate_hz,
+                        line,
+                        f"bcedge over the best of {RIVALS}: {line['bcedge'][0] / best - 1:+.1%}",
+                    )
+
+
+def summary(
+    rows: list[dict[str, Any]], box: str, how: str, policy: str, rate_hz: float | None = None
+) -> tuple[float, float] | None:
+    found = [
+        r for r in rows if (r["box"], r["how"], r["policy"]) == (box, how, policy) and rate_hz in (None, r["rate_hz"])
+    ]
+    if not found:
+        return None
+    return round(float(np.mean([r["utility"] for r in found])), 3), round(
+        float(np.mean([r.get("in_time_frac", 1.0) for r in found])), 3
+    )
+
+
+def keep(rows: list[dict[str, Any]], profiles: dict[str, ServingProfile]) -> None:
+    costs = {
+        b: {n: {"front_s": m.front_s, "client_s": m.client_s} for n, m in p.models.items()} for b, p in profiles.items()
+    }
+    write_json("serving_utility", {"rows": rows, "front": costs})
+
+
+if __name__ == "__main__":
+    main()
