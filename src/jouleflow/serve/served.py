@@ -14,6 +14,7 @@ from jouleflow.runtime.process import Answer, ModelProcess
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings, lay_out
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
+from jouleflow.serve.tally import Tally
 
 MAX_LAYOUTS = 256
 MAX_LATENCIES = 10_000
@@ -24,9 +25,10 @@ class ServedModel:
     """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
 
     def __init__(
-        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None]
+        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None], tally: Tally
     ) -> None:
-        self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
+        self.spec, self.process, self.queue, self.freed, self.tally = spec, process, queue, freed, tally
+        queue.counts = tally.counts
         ports = (*process.inputs, *process.outputs)
         self.batchable = bool(process.inputs) and all(p.shape and p.shape[0] == -1 for p in ports)
         self.fixed_rows = (
@@ -35,8 +37,6 @@ class ServedModel:
         max_rows = queue.max_batch if self.batchable else 1
         self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
-        self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
-        self.queue_s = self.compute_s = 0.0
         self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
 
     @property
@@ -84,10 +84,12 @@ class ServedModel:
         return known
 
     def _ended(self, slot: int, start: Start, answer: Answer) -> None:
-        queue, now_s = self.queue, monotonic()
+        queue, tally, now_s = self.queue, self.tally, monotonic()
         batch, n_rows, started_s = start.batch, start.n_rows, start.started_s
         seconds = now_s - started_s
+        row_core_s = seconds * self.spec.settings.threads / n_rows
         if answer.error:
+            tally.wasted_core_s["failed"] += row_core_s * n_rows
             status = 500 if self.process.alive else 503
             for job in batch:
                 queue.end(
@@ -107,12 +109,18 @@ class ServedModel:
                 except ValueError as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
                 row += job.n_rows
+                if result.end is End.FAILED:
+                    tally.wasted_core_s["failed"] += row_core_s * job.n_rows
+                elif job.cancelled:
+                    tally.wasted_core_s["gone"] += row_core_s * job.n_rows
+                elif job.deadline_s < now_s:
+                    tally.wasted_core_s["late"] += row_core_s * job.n_rows
                 queue.end(job, result)
-                self.queue_s += waited
+                tally.queue_s += waited
                 if len(self.latencies_s) < MAX_LATENCIES:
                     self.latencies_s.append(waited + seconds)
-                self.compute_s += seconds / len(batch)
-            entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
+                tally.compute_s += seconds / len(batch)
+            entry = tally.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
             queue.batch_ended(batch, n_rows, started_s, now_s)

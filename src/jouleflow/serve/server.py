@@ -19,6 +19,7 @@ from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.tally import Tally
 from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
@@ -43,6 +44,7 @@ class Server:
         self.problems: dict[str, str] = {}  # why a model is not there
         self.draining = False
         self.n_deaths: dict[str, int] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}  # of every name and version that was ever in service
         self.dispatcher = Dispatcher(self.n_cores)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -79,7 +81,8 @@ class Server:
             make_policy(self.settings.policy), s.max_batch, n_instances, spec.slo_s, s.max_queue,
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
-        served = ServedModel(spec, process, queue, self._batch_ended)
+        tally = self.tallies.setdefault((spec.name, spec.version), Tally())
+        served = ServedModel(spec, process, queue, self._batch_ended, tally)
         if not served.batchable:
             queue.max_batch = 1
         await warm_up(served)
@@ -172,7 +175,7 @@ class Server:
             self._background(self._respawn(served))
 
     async def _respawn(self, served: ServedModel) -> None:
-        name, counts = served.spec.name, served.queue.counts
+        name = served.spec.name
         for wait_s in (*RESPAWN_S, *[RESPAWN_S[-1]] * 1000):
             await asyncio.sleep(wait_s)
             if self.models.get(name) is not served or self.draining:
@@ -182,7 +185,7 @@ class Server:
             except ModelError as error:
                 self.problems[name] = str(error)
                 continue
-            fresh.queue.counts, fresh.queue.latencies = counts, served.queue.latencies
+            fresh.queue.latencies = served.queue.latencies
             self._put(fresh)
             self.problems.pop(name, None)
             return
