@@ -370,7 +370,7 @@ def serve(
         http, grpc, admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
     )  # fmt: skip
-    run_server(folder, ServerSettings(policy, cores), settings, lambda text: err.print(text, highlight=False))
+    run_server(folder, ServerSettings(policy, cores), settings)
 
 
 @app.command()
