@@ -55,7 +55,11 @@ class ServedModel:
         batch, n_rows = start.batch, start.n_rows
         slot = self.process.free.pop()
         offsets, size_bytes, order = self._layout(batch, n_rows)
-        memory = self.process.place(slot, size_bytes)
+        try:
+            memory = self.process.place(slot, size_bytes)
+        except (OSError, ValueError, MemoryError) as error:
+            self._ended(slot, start, Answer(error=f"no memory for the {size_bytes} bytes of a batch ({error})"))
+            return
         for k, at in enumerate(offsets):
             for job in batch:
                 data = job.payload.data[k]
@@ -87,6 +91,12 @@ class ServedModel:
         queue, tally, now_s = self.queue, self.tally, monotonic()
         batch, n_rows, started_s = start.batch, start.n_rows, start.started_s
         seconds = now_s - started_s
+        whole, outputs = memoryview(b""), {p.name: p for p in answer.outputs}
+        if not answer.error:
+            try:
+                whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
+            except (OSError, ValueError) as error:
+                answer = Answer(error=f"the outputs cannot be read ({error})")
         row_core_s = seconds * self.spec.settings.threads / n_rows
         if answer.error:
             tally.wasted_core_s["failed"] += row_core_s * n_rows
@@ -96,8 +106,6 @@ class ServedModel:
                     job, Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
                 )
         else:
-            outputs = {p.name: p for p in answer.outputs}
-            whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
             row = 0
             for job in batch:
                 waited = started_s - job.arrived_s
@@ -106,7 +114,7 @@ class ServedModel:
                         self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
                     ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
-                except ValueError as error:
+                except (ValueError, LookupError) as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
                 row += job.n_rows
                 if result.end is End.FAILED:

@@ -45,6 +45,7 @@ class Server:
         self.draining = False
         self.n_deaths: dict[str, int] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}  # of every name and version that was ever in service
+        self.retiring: list[ServedModel] = []  # replaced or unloaded; what they took is being answered
         self.dispatcher = Dispatcher(self.n_cores)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -64,7 +65,10 @@ class Server:
 
         Raises InputError or ModelError when it cannot be; what was served before is still served.
         """
-        spec = self.repository.find(name, version)
+        try:
+            spec = self.repository.find(name, version)
+        except OSError as error:
+            raise InputError(f"model {name!r} cannot be read: {error.strerror}") from error
         served = await self._started(spec)
         old = self.models.get(name)
         self._put(served)
@@ -77,6 +81,14 @@ class Server:
         s = spec.settings
         n_instances = s.instances or max(self.n_cores // s.threads, 1)
         process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, s.memory_mb << 20))
+        try:
+            return await self._warmed(spec, process, n_instances)
+        except BaseException:
+            process.kill()
+            raise
+
+    async def _warmed(self, spec: ModelSpec, process: ModelProcess, n_instances: int) -> ServedModel:
+        s, run_s = spec.settings, self.settings.limits.run_s
         queue = ModelQueue(
             make_policy(self.settings.policy), s.max_batch, n_instances, spec.slo_s, s.max_queue,
             self.settings.limits.max_waiting_bytes,
@@ -85,17 +97,21 @@ class Server:
         served = ServedModel(spec, process, queue, self._batch_ended, tally)
         if not served.batchable:
             queue.max_batch = 1
-        await warm_up(served)
+        await warm_up(served, run_s)
         if not process.alive:
-            raise ModelError(f"{spec.path.name}: its process died in its first batches")
+            raise ModelError(
+                f"{spec.path.name}: its process died in its first batches, or one took more than {run_s:g} s"
+            )
         process.on_death = lambda: self._died(served)
         return served
 
     async def _retire(self, old: ServedModel) -> None:
         """Lets a model that was replaced answer what it took, then ends it."""
+        self.retiring.append(old)
         while old.process.alive and (old.queue.n_jobs or old.queue.n_running):
             self._pump_one(old)
             await asyncio.sleep(0.005)
+        self.retiring.remove(old)
         await old.process.stop()
 
     async def unload(self, name: str) -> None:
@@ -185,10 +201,22 @@ class Server:
             except ModelError as error:
                 self.problems[name] = str(error)
                 continue
+            if self.models.get(name) is not served or self.draining:  # another was loaded meanwhile, or it was unloaded
+                await fresh.process.stop()
+                return
             fresh.queue.latencies = served.queue.latencies
             self._put(fresh)
             self.problems.pop(name, None)
             return
+
+    def end_endless(self) -> None:
+        """Ends models whose batch runs for longer than it may. To be called now and then."""
+        run_s = self.settings.limits.run_s
+        late_s = monotonic() - run_s
+        queues = [start.queue for start in self.dispatcher.running if start.started_s < late_s]
+        for served in (*self.models.values(), *self.retiring):
+            if served.queue in queues:
+                served.process.kill(f"a batch took more than {run_s:g} s")
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -202,7 +230,7 @@ class Server:
 
     @property
     def idle(self) -> bool:
-        return not any(m.queue.n_jobs or m.queue.n_running for m in self.models.values())
+        return not self.retiring and not any(m.queue.n_jobs or m.queue.n_running for m in self.models.values())
 
     async def stop(self) -> None:
         """Takes nothing more, answers what was taken, and ends the models."""
@@ -213,7 +241,7 @@ class Server:
             await asyncio.sleep(0.005)
         for task in self._tasks:
             task.cancel()
-        for served in self.models.values():
+        for served in (*self.models.values(), *self.retiring):
             await served.process.stop() if self.idle else served.process.kill()
 
 

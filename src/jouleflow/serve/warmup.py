@@ -25,8 +25,9 @@ def sizes_up_to(most: int) -> list[int]:
     return [*sizes, most]
 
 
-async def warm_up(served: ServedModel) -> None:
-    """Runs zeros of each size of batch a few times, within BUDGET_S. A model whose other sides are open is left cold."""
+async def warm_up(served: ServedModel, run_s: float) -> None:
+    """Runs zeros of each size of batch a few times, within BUDGET_S. A model whose other sides are open is left cold, and one that
+    takes longer than run_s for a batch is ended."""
     ports = served.process.inputs
     if any(p.datatype == "BYTES" or -1 in p.shape[1:] or (not served.batchable and -1 in p.shape) for p in ports):
         return
@@ -34,7 +35,7 @@ async def warm_up(served: ServedModel) -> None:
     for n_rows in sizes_up_to(served.queue.max_batch if served.batchable else 1):
         best_s, n, size_start_s = inf, 0, monotonic()
         while n < LEAST_REPEATS or monotonic() - size_start_s < SIZE_S:
-            seconds = await _run_zeros(served, n_rows)
+            seconds = await _run_zeros(served, n_rows, run_s)
             if seconds is None:
                 return
             best_s, n = min(best_s, seconds), n + 1
@@ -45,7 +46,7 @@ async def warm_up(served: ServedModel) -> None:
             return
 
 
-async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
+async def _run_zeros(served: ServedModel, n_rows: int, run_s: float) -> float | None:
     process = served.process
     shapes = [(n_rows, *p.shape[1:]) if served.batchable else p.shape for p in process.inputs]
     pieces, at = lay_out(
@@ -57,7 +58,11 @@ async def _run_zeros(served: ServedModel, n_rows: int) -> float | None:
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     start_s = monotonic()
     process.run(slot, order_of(pieces, [p.name for p in process.outputs]), answered.set_result)
-    answer = await answered
+    try:
+        answer = await asyncio.wait_for(asyncio.shield(answered), run_s)
+    except TimeoutError:
+        process.kill()
+        return None
     if not process.alive:
         return None
     process.free.append(slot)
