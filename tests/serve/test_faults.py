@@ -161,6 +161,7 @@ def test_a_load_without_descriptors_is_refused_and_the_old_version_serves(tmp_pa
     with serving(tmp_path, settings=ADMIN) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.app.ports["admin"], timeout=10)
         asked = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200  # its memory is mapped
         for each in (connection, asked):  # so that the server has accepted them
             each.request("GET", "/v2/health/live", headers={"Authorization": "Bearer root"})
             each.getresponse().read()
