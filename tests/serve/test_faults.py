@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import os
@@ -24,6 +25,7 @@ import pytest
 from jouleflow.errors import ModelError
 from jouleflow.load.client import Answers, infer_request, open_loop
 from jouleflow.serve.app import AppSettings
+from jouleflow.serve.http import Connection
 from jouleflow.serve.limits import Limits
 from tests.runtime.models import affine, counter, wide
 from tests.serve.conftest import serving
@@ -368,3 +370,29 @@ def test_problems_are_model_errors(tmp_path: Path) -> None:
         loading = asyncio.run_coroutine_threadsafe(server.app.server.load("double"), server.loop)
         with pytest.raises(ModelError):
             loading.result(30)
+
+
+def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path) as server:
+        request = infer_request("double", {"x": np.ones((1, 4), np.float32)})
+
+        def ask(n_bytes: int) -> None:
+            with socket.create_connection(("127.0.0.1", server.port)) as s:
+                s.sendall(request[:n_bytes])
+                if n_bytes == len(request):
+                    s.recv(100)
+
+        ask(len(request))
+        gone = lambda: not server.inside(lambda: len(server.app._listeners[0][1].open))  # noqa: E731
+        assert until(gone)
+        gc.collect()
+        gc.disable()
+        try:
+            for n_bytes in (0, 10, 60, len(request) - 3, len(request)):
+                ask(n_bytes)
+            assert until(gone)
+            left = [o for o in gc.get_objects() if isinstance(o, Connection)]
+            assert not left
+        finally:
+            gc.enable()

@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Connections) -> None:
         self.owner, self.limits = owner, owner.limits
         self.transport: Any = None
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser: Any = httptools.HttpRequestParser(self)
         self.waiting: deque[Request] = deque()  # in the order of arrival, answered or not
         self.now: Request | None = None  # being read
         self.header_bytes = 0
@@ -183,7 +183,8 @@ class Connection(asyncio.BufferedProtocol):
             if request.answer is None and request.job is not None:
                 request.job.cancelled = True
         self.waiting.clear()
-        self.now = None
+        self.now = self.last_request = None
+        self.parser = self.transport = None  # they know this object: a ring that would be left to the garbage collector
 
     def pause_writing(self) -> None:
         self.unread_since_s, self.n_since_unread = monotonic(), 0
