@@ -45,8 +45,11 @@ class ServerProcess:
         ]  # fmt: skip
         own = {"PYTHONPATH": str(ROOT / "src"), "JOULEFLOW_ADMIN_TOKEN": TOKEN}
         self.lines: list[str] = []
-        self.child = subprocess.Popen(
-            command, stderr=subprocess.PIPE if stderr is None else stderr, env={**os.environ, **own, **environment}
+        self.child = subprocess.Popen(  # in a session of its own: Ctrl-C is for the benchmark
+            command,
+            stderr=subprocess.PIPE if stderr is None else stderr,
+            env={**os.environ, **own, **environment},
+            start_new_session=True,
         )
         if stderr is None:
             self._reader = threading.Thread(target=self._read, daemon=True)

@@ -40,8 +40,7 @@ def _session(path: Path, threads: int) -> tuple[Any, bytes]:
         raise InputError(f"{path.name} has {path.stat().st_size} bytes: at most {MAX_FILE_BYTES} are allowed")
     data = path.read_bytes()
     proto = parse_onnx(data, path.name)
-    if any(t.data_location for t in proto.graph.initializer):
-        with_own_data(proto, path.parent)
+    if with_own_data(proto, path.parent):
         data = proto.SerializeToString()
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
