@@ -209,15 +209,15 @@ def test_pings_that_are_too_many_end_the_connection(server: Running) -> None:
         assert call(channel, "ServerLive")(message("ServerLiveRequest")()).live
 
 
-def test_refused_for_now_is_resource_exhausted(server: Running) -> None:
-    """The queue is full: several connections, as one carries 16 calls."""
-    channels = [channel_to(server) for _ in range(7)]
-    waiting = [each for channel in channels for each in flood(call(channel), 16)]
-    codes = [each.exception(60).code() if each.exception(60) else None for each in waiting]
-    for channel in channels:
-        channel.close()
-    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) + codes.count(None) == 112
-    assert_adds_up(server, "slow")
+def test_refused_for_now_is_resource_exhausted(tmp_path: Path) -> None:
+    slow(tmp_path / "slow" / "model.onnx")
+    (tmp_path / "slow" / "jouleflow.toml").write_text("max_batch = 1\ninstances = 1\nmax_queue = 1\n")
+    with serving(tmp_path, settings=BOTH) as server, channel_to(server) as channel:
+        waiting = flood(call(channel), 100)
+        codes = [each.exception(60).code() if each.exception(60) else None for each in waiting]
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 0
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) + codes.count(None) == 100
+        assert assert_adds_up(server, "slow")["rejected"] == codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 def test_a_token_is_needed_beyond_this_machine(tmp_path: Path) -> None:
