@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,9 +191,6 @@ def test_connections_are_limited(server: Running) -> None:
 
 
 def test_pings_that_are_too_many_end_the_connection(server: Running) -> None:
-    import socket
-    import struct
-
     with socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s:
         s.settimeout(10)
         s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9).replace(b"\0\0\0\0", b"\0\0\0\4", 1))
@@ -243,3 +243,17 @@ def test_reflection_and_model_control_are_not_there(server: Running) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(method)(b"", timeout=5)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])
+def test_a_connection_that_says_nothing_is_ended(tmp_path: Path, first: bytes) -> None:
+    affine(tmp_path / "double.onnx")
+    with (
+        serving(tmp_path, settings=BOTH, limits=Limits(header_s=1.0, idle_s=1.0)) as server,
+        socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s,
+    ):
+        s.settimeout(20)
+        s.sendall(first)
+        with contextlib.suppress(ConnectionResetError):
+            while s.recv(65536):
+                continue
