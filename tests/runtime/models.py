@@ -45,3 +45,41 @@ def memory_hog(path: Path) -> Path:
         [("n", TensorProto.INT64, [1])],
         [("y", TensorProto.FLOAT, [])],
     )
+
+
+def counter(path: Path) -> Path:
+    """Counts to n, and so may run for as long as its sender likes."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["go_on_out"]), helper.make_node("Add", ["at", "one"], ["at_out"])],
+        "body",
+        [
+            helper.make_tensor_value_info("k", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("at", TensorProto.INT64, []),
+        ],
+        [
+            helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("at_out", TensorProto.INT64, []),
+        ],
+    )
+    return save(
+        path,
+        [
+            helper.make_node("Squeeze", ["n"], ["most"]),
+            helper.make_node("Loop", ["most", "yes", "zero"], ["y"], body=body),
+        ],
+        [("n", TensorProto.INT64, [1])],
+        [("y", TensorProto.INT64, [])],
+        {"yes": np.array(True), "zero": np.array(0, np.int64), "one": np.array(1, np.int64)},
+    )
+
+
+def wide(path: Path, side: int = 4_000_000) -> Path:
+    """One number in, so many out."""
+    return save(
+        path,
+        [helper.make_node("Expand", ["x", "shape"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", 1])],
+        [("y", TensorProto.FLOAT, ["n", side])],
+        {"shape": np.array([1, side], np.int64)},
+    )

@@ -244,7 +244,7 @@ def test_a_model_that_dies_in_its_warm_up_is_not_put_into_service(
     affine(tmp_path / "double.onnx")
     with serving(tmp_path) as server:
 
-        async def die(served: module.ServedModel) -> None:
+        async def die(served: module.ServedModel, run_s: float) -> None:
             served.process.kill()
 
         monkeypatch.setattr(module, "warm_up", die)

@@ -1,5 +1,6 @@
 """The load generator measures what it says: rates, percentiles, and a server that is not there."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from typer.testing import CliRunner
 
 from jouleflow.cli.main import app
 from jouleflow.errors import InputError
-from jouleflow.load.client import Answers
+from jouleflow.load.client import Answers, infer_request, open_loop
 from jouleflow.load.run import Load, run_load
+from jouleflow.serve.limits import Limits
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 
@@ -29,10 +31,23 @@ def test_open_loop_sends_all_at_the_given_times(tmp_path: Path) -> None:
             with pytest.raises(InputError):
                 run_load(Load(wrong, "double", times))
         done = CliRunner().invoke(
-            app, ["load", url, "double", "--rate", "100", "--duration", "1s", "--slo", "1s", "--json"]
+            app, ["load", url, "double", "--rate", "100", "--duration", "1s", "--slo", "60s", "--json"]
         )
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["slo_attained_frac"] == 1.0
+
+
+def test_more_connections_than_the_server_takes_are_answers_too(tmp_path: Path) -> None:
+    """It says 503 to a connection before anything was sent on it: that is no answer to a request."""
+    affine(tmp_path / "double.onnx")
+    request = infer_request("double", {"x": np.ones((1, 4), np.float32)})
+    with serving(tmp_path, limits=Limits(max_connections=8)) as server:
+        answers = asyncio.run(
+            asyncio.wait_for(open_loop("127.0.0.1", server.port, [request], np.zeros(200), max_connections=64), 30)
+        )
+    assert len(answers.status) == 200
+    assert set(answers.status) <= {0, 200, 503}
+    assert 200 in answers.status
 
 
 def test_summary_counts_only_answers_in_time_as_good() -> None:

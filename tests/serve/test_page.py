@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jouleflow.load.run import Load, run_load
-from jouleflow.runtime.meter import CpuTimeMeter, open_meter
+from jouleflow.runtime.meter import TICKS_PER_S, CpuTimeMeter, RaplMeter, machine_busy_core_s, open_meter
 from jouleflow.serve.page import standalone
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
@@ -80,7 +80,17 @@ def test_rapl_counts_past_its_end(tmp_path: Path) -> None:
     zone.mkdir()
     (zone / "max_energy_range_uj").write_text("999999\n")
     (zone / "energy_uj").write_text("900000\n")
-    meter = open_meter(lambda: [], root=tmp_path)
+    busy_core_s = iter((10.0, 10.05, 10.05))
+    meter = RaplMeter([zone], lambda: next(busy_core_s))
     assert meter.provenance == "measured"
     (zone / "energy_uj").write_text("100000\n")
     assert meter.read_j() == pytest.approx(0.2)
+    assert meter.core_w == pytest.approx(4.0)
+    meter.read_j()
+    assert meter.core_w == pytest.approx(4.0)  # nothing was busy: what was known stays
+
+
+def test_busy_core_seconds_leave_idle_and_waiting_out(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu  100 20 30 4000 500 6 7 8 9 0\ncpu0 1 2 3 4\n")
+    assert machine_busy_core_s(tmp_path / "stat") == (100 + 20 + 30 + 6 + 7 + 8) / TICKS_PER_S
+    assert machine_busy_core_s() > 0

@@ -445,7 +445,7 @@ def serve(
             )
         run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
         return
-    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings, note)
+    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings)
 
 
 @app.command()

@@ -42,6 +42,8 @@ def parse_onnx(data: bytes, name: str) -> ModelProto:
         raise ModelError(f"{name} holds no graph: it is not an ONNX model, or is truncated")
     if model.functions:
         raise ModelError(f"{name} defines {len(model.functions)} function(s): export it with functions inlined")
+    if model.training_info:
+        raise ModelError(f"{name} holds training information: export it for inference")
     external_size_bytes = 0
     for tensor in _tensors(model.graph, 0):
         _check_tensor(tensor, len(data), name)
@@ -65,6 +67,15 @@ def _tensors(graph: GraphProto, depth: int) -> Iterator[TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from _attribute_tensors(attribute, depth)
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Those of its subgraphs too, whose depth has been checked."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _attribute_tensors(attribute: AttributeProto, depth: int) -> Iterator[TensorProto]:
@@ -106,11 +117,12 @@ def _check_order(graph: GraphProto, name: str) -> None:
                 raise ModelError(f"{name}: {kind} {given[:80]!r} is unnamed or there twice: every name must be unique")
             seen.add(given)
     written = {i.name for i in graph.initializer} | {i.name for i in graph.input}
-    for node in graph.node:
+    for node in _nodes(graph):
         if node.domain not in DOMAINS:
             raise ModelError(
                 f"{name}: node {node.name[:80]!r} is of custom domain {node.domain[:80]!r}: only standard operators run"
             )
+    for node in graph.node:
         for value in node.input:
             if value and value not in written:
                 raise ModelError(
@@ -209,19 +221,22 @@ def attributes_of(node: NodeProto) -> dict[str, object]:
         raise ModelError(f"node {node.name[:80]!r} has a damaged attribute") from error
 
 
-def with_own_data(proto: ModelProto, folder: Path) -> None:
-    """Takes external data into the initialisers, so that no other library opens files that the model names.
+def with_own_data(proto: ModelProto, folder: Path) -> bool:
+    """Takes external data into the initialisers, so that no other library opens files that the model names. True if there were any.
 
     Raises ModelError for external data anywhere else.
     """
+    changed = False
     for tensor in proto.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
+            changed = True
             data = external_bytes(tensor, folder)
             tensor.ClearField("external_data")
             tensor.data_location = TensorProto.DEFAULT
             tensor.raw_data = data
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(proto.graph, 0)):
         raise ModelError("an attribute keeps its data in another file: only weights may; export it again")
+    return changed
 
 
 __all__ = ["attributes_of", "external_bytes", "parse_onnx", "tensor_array", "with_own_data"]

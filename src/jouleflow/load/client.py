@@ -83,10 +83,11 @@ class _Connection(asyncio.Protocol):
         self.transport: Any = None
         self.started_s = 0.0
         self.busy = False
-        self.status = 0
+        self.lost = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.owner.n_open += 1
 
     def send(self, request: bytes, started_s: float) -> None:
         self.started_s, self.busy = started_s, True
@@ -96,13 +97,14 @@ class _Connection(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        self.busy = False
+        asked, self.busy = self.busy, False  # a server with too many connections says so before it is asked
         status = self.parser.get_status_code()
         if not self.parser.should_keep_alive():
             self.transport.close()
             self.owner.lost(self)
         self.parser = httptools.HttpResponseParser(self)
-        self.owner.answered(self, status)
+        if asked:
+            self.owner.answered(self, status)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.lost(self)
@@ -127,13 +129,16 @@ class _Load:
     async def connect(self, n: int) -> None:
         for _ in range(n):
             _, connection = await self.loop.create_connection(lambda: _Connection(self), self.host, self.port)
-            self.free.append(connection)
-            self.n_open += 1
+            if not connection.lost:
+                self.free.append(connection)
 
     def lost(self, connection: _Connection) -> None:
+        if connection.lost:
+            return
+        connection.lost = True
+        self.n_open -= 1
         if connection in self.free:
             self.free.remove(connection)
-        self.n_open -= 1
 
     def send(self, connection: _Connection, started_s: float) -> None:
         self.n_flying += 1
@@ -153,7 +158,8 @@ class _Load:
         else:
             if alive:
                 self.free.append(connection)
-            if not self.n_flying and now_s >= self.until_s and not self.done.done():
+            over = now_s >= self.until_s or (self.closed_loop and not self.n_open)
+            if not self.n_flying and over and not self.done.done():
                 self.done.set_result(None)
 
 

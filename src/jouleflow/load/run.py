@@ -36,10 +36,17 @@ class Load:
     token: str = ""
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like any: the token is for this server only."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def _get(url: str, token: str) -> Any:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=10) as answer:
             return orjson.loads(answer.read(1 << 20))
     except urllib.error.HTTPError as error:
         raise InputError(f"{url}: {error.code} {error.read(500).decode(errors='replace')}") from error

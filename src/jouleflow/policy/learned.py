@@ -33,6 +33,11 @@ class LearnedLatencies:
         """The least that a row was ever seen to take: alone, undisturbed; 0 while unknown."""
         return self._best.get(1) or min(self._best.values(), default=0.0)
 
+    def best_s(self, n_rows: int) -> float:
+        """The least that a batch of so many rows, or of the next size that is known, has ever taken; 0 when nothing is known."""
+        sizes = [size for size in self._best if size >= n_rows] or list(self._best)
+        return self._best[min(sizes, key=lambda size: abs(size - n_rows))] if sizes else 0.0
+
     def start_from(self, n_rows: int, seconds: float) -> None:
         """What a size takes at best, measured before serving."""
         self._best[n_rows] = self._means[n_rows] = seconds

@@ -13,6 +13,7 @@ from jouleflow.policy.learned import LearnedLatencies
 
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
 ADMIT_FRAC = 0.8  # of the time to a deadline that an estimate may use up: reading, writing and errors need some
+PROBE_S, RARE_PROBE_S = 0.5, 5.0  # between two tries of a model that seems too slow for its SLO
 Kind = tuple[tuple[int, ...], ...]
 Key = tuple[int, float, int]
 
@@ -46,6 +47,7 @@ class ModelQueue:
         self._order = 0
         self._last_key: Key | None = None  # no waiting job goes later than this
         self._last_end_s = 0.0
+        self._tried_s = -inf
 
     def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float) -> bool:
         """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free."""
@@ -59,7 +61,7 @@ class ModelQueue:
             return False
         if job.deadline_s < inf:
             late_s = self._expected_s(job, n_cores, core_free_s) - (job.deadline_s - now_s) * ADMIT_FRAC
-            if late_s > 0:
+            if late_s > 0 and not self._tries(job, now_s):
                 text = f"it would be {late_s * 1e3:.0f} ms too late"
                 self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))
                 return False
@@ -77,6 +79,19 @@ class ModelQueue:
         )
         if self._last_key is None or key > self._last_key:
             self._last_key = key
+        return True
+
+    def _tries(self, job: Job, now_s: float) -> bool:
+        """Whether to take a job that is expected to be late, as nothing else runs or waits: after a slow spell that refuses
+        everything, nothing would ever be learned. One each PROBE_S if it would be in time at best; what was best may have been
+        seen in a slow spell too, so that one each RARE_PROBE_S is tried that has all of the SLO."""
+        left_s, since_s = job.deadline_s - now_s, now_s - self._tried_s
+        if self.n_jobs or self.n_running or since_s < PROBE_S:
+            return False
+        in_time_at_best = self.latencies.best_s(job.n_rows) <= left_s * ADMIT_FRAC
+        if not in_time_at_best and (since_s < RARE_PROBE_S or left_s < self.slo_s * ADMIT_FRAC or not self.slo_s):
+            return False
+        self._tried_s = now_s
         return True
 
     def _expected_s(self, job: Job, n_cores: int, core_free_s: float) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
 
 MAX_LAYOUTS = 256
+DIED = "the process of the model died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +75,13 @@ class ModelProcess:
 
         Raises ModelError with the reason when it cannot be, or takes longer than settings.load_s.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        slots, their_links = [], []
-        for _ in range(settings.n_slots):
-            link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            link.setblocking(False)
-            slots.append((Region.create(1, "in"), Region.create(1, "out"), link))
-            their_links.append(their_link)
-        fds = [theirs.fileno(), *(r.fd for a, b, _ in slots for r in (a, b)), *(t.fileno() for t in their_links)]
-        command = [sys.executable, "-m", "jouleflow.runtime.worker", str(theirs.fileno())]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
-        child = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
-        setup = {
-            "path": str(settings.path), "threads": settings.threads, "memory_bytes": settings.memory_bytes,
-            "slots": [[a.fd, b.fd, t.fileno()] for (a, b, _), t in zip(slots, their_links, strict=True)],
-        }  # fmt: skip
-        for each in (theirs, *their_links):
-            each.close()
-        self = cls(settings, child, ours)
-        self.slots = slots
+        with contextlib.ExitStack() as undo:
+            try:
+                self, setup = cls._spawned(settings, undo)
+            except OSError as error:
+                raise ModelError(f"{settings.path.name}: its process cannot be started: {error.strerror}") from error
+            undo.pop_all()
+        ours = self._link
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(ours, json.dumps(setup).encode())
@@ -110,9 +100,44 @@ class ModelProcess:
         self.inputs, self.outputs = _ports(ready["inputs"]), _ports(ready["outputs"])
         self.sha256, self.free, self.alive = ready["sha256"], list(range(settings.n_slots)), True
         loop.add_reader(ours, self._died)  # nothing is sent on it: it can only end
-        for slot, (_, _, link) in enumerate(slots):
+        for slot, (_, _, link) in enumerate(self.slots):
             loop.add_reader(link, self._readable, slot)
         return self
+
+    @classmethod
+    def _spawned(cls, settings: Settings, undo: contextlib.ExitStack) -> tuple[ModelProcess, dict[str, Any]]:
+        """The process, and the message that sets it up. undo: closes what was opened, should more fail."""
+        with contextlib.ExitStack() as theirs_end:
+
+            def pair() -> tuple[socket.socket, int]:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo.callback(ours.close)
+                theirs_end.callback(theirs.close)
+                ours.setblocking(False)
+                return ours, theirs.fileno()
+
+            def region(name: str) -> Region:
+                made = Region.create(1, name)
+                undo.callback(made.close)
+                return made
+
+            link, their_fd = pair()
+            slots, their_slots = [], []
+            for _ in range(settings.n_slots):
+                inputs, outputs, (slot_link, slot_fd) = region("in"), region("out"), pair()
+                slots.append((inputs, outputs, slot_link))
+                their_slots.append([inputs.fd, outputs.fd, slot_fd])
+            command = [sys.executable, "-m", "jouleflow.runtime.worker", str(their_fd)]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
+            fds = [their_fd, *(fd for each in their_slots for fd in each)]
+            child = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
+        self = cls(settings, child, link)
+        self.slots = slots
+        setup = {
+            "path": str(settings.path), "threads": settings.threads, "memory_bytes": settings.memory_bytes,
+            "slots": their_slots,
+        }  # fmt: skip
+        return self, setup
 
     def place(self, slot: int, size_bytes: int) -> memoryview:
         """Memory for the inputs of a batch."""
@@ -129,8 +154,13 @@ class ModelProcess:
         self._waiting[slot] = done
         try:
             self.slots[slot][2].send(order)
-        except OSError:
-            self._died()
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._waiting.pop(slot)(
+                    Answer(error=f"an order of {len(order)} bytes cannot be sent: ask for fewer outputs")
+                )
+            else:
+                self._died()
 
     def _readable(self, slot: int) -> None:
         try:
@@ -142,10 +172,17 @@ class ModelProcess:
         if not raw:
             self._died()
             return
-        done = self._waiting.pop(slot)
-        if raw[:1] == FAILED:
-            done(Answer(error=raw[1:].decode(errors="replace")))
+        try:
+            answer = self._understood(raw)
+            done = self._waiting.pop(slot)
+        except (ValueError, TypeError, LookupError, struct.error):
+            self.kill("the process of the model answered what it was not asked")
             return
+        done(answer)
+
+    def _understood(self, raw: bytes) -> Answer:
+        if raw[:1] == FAILED:
+            return Answer(error=raw[1:].decode(errors="replace"))
         layout = raw[OUTPUTS_AT:]
         pieces = self._layouts.get(layout)
         if pieces is None:
@@ -153,17 +190,25 @@ class ModelProcess:
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
             self._layouts[layout] = pieces
-        done(Answer(pieces, *TIMES.unpack_from(raw, 1)))
+        return Answer(pieces, *TIMES.unpack_from(raw, 1))
 
-    def _died(self) -> None:
+    def _died(self, why: str = DIED) -> None:
         if not self.alive:
             return
         self.alive = False
+        self._child.kill()  # its link may be all that ended
+        self._reap()
         self._close()
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
-            done(Answer(error="the process of the model died"))
+            done(Answer(error=why))
         self.on_death()
+
+    def _reap(self) -> None:
+        """Lets the system forget the process, which may take a while to give its memory back."""
+        if self._child.poll() is None:
+            with contextlib.suppress(RuntimeError):  # no loop runs any more, and soon we do not either
+                asyncio.get_running_loop().call_later(0.02, self._reap)
 
     def _close(self) -> None:
         links = [self._link, *(link for _, _, link in self.slots)]
@@ -175,14 +220,14 @@ class ModelProcess:
             inputs.close()
             outputs.close()
 
-    def kill(self) -> None:
-        """Ends the process now; what it was running is answered with an error."""
+    def kill(self, why: str = DIED) -> None:
+        """Ends the process now; what it was running is answered with an error that says why."""
         self._child.kill()
         if self.alive:
-            self._died()
+            self._died(why)
         elif self._link.fileno() >= 0:
             self._close()
-        self._child.wait()
+        self._reap()
 
     async def stop(self) -> None:
         """Lets running batches end, then the process. Nothing is heard of it."""
@@ -190,6 +235,8 @@ class ModelProcess:
         while self.alive and self._waiting:
             await asyncio.sleep(0.005)
         self.kill()
+        while self._child.poll() is None:
+            await asyncio.sleep(0.005)
 
 
 def _ports(given: list[dict[str, Any]]) -> tuple[Port, ...]:

@@ -46,16 +46,20 @@ class Trial:
         self._slot = process.free.pop()
         process.place(self._slot, at)[:] = bytes(at)
 
-    async def run(self) -> tuple[float, float]:
+    async def run(self, at_most_s: float | None = None) -> tuple[float, float]:
         """Seconds of one batch from its order to its answer, and of its work: CPU time, in which the time that others had the
         core is not, or time inside ONNX Runtime when it has several threads.
 
-        Raises ModelError when it fails or the process dies.
+        Raises ModelError when it fails, the process dies, or it takes longer than at_most_s, which ends the process.
         """
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         start_s = monotonic()
         self.process.run(self._slot, self._order, answered.set_result)
-        answer = await answered
+        try:
+            answer = await asyncio.wait_for(asyncio.shield(answered), at_most_s)
+        except TimeoutError as error:
+            self.process.kill()
+            raise ModelError(f"{self.process.settings.path.name}: a batch took more than {at_most_s:g} s") from error
         if answer.error:
             raise ModelError(f"{self.process.settings.path.name}: {answer.error}")
         seconds = monotonic() - start_s

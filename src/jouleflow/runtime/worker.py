@@ -7,6 +7,7 @@ one session. Orders and answers are small messages over a socket of each slot; t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ import onnxruntime as ort
 import orjson
 
 from jouleflow.errors import InputError
+from jouleflow.graph.check import MAX_FILE_BYTES
 from jouleflow.graph.onnx_check import parse_onnx, with_own_data
 from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES, TIMES
 from jouleflow.runtime.region import Region
@@ -33,10 +35,11 @@ MAX_KNOWN = 64
 
 
 def _session(path: Path, threads: int) -> tuple[Any, bytes]:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path.name} has {path.stat().st_size} bytes: at most {MAX_FILE_BYTES} are allowed")
     data = path.read_bytes()
     proto = parse_onnx(data, path.name)
-    if any(t.data_location for t in proto.graph.initializer):
-        with_own_data(proto, path.parent)
+    if with_own_data(proto, path.parent):
         data = proto.SerializeToString()
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -64,9 +67,12 @@ class Slot:
         self._orders: dict[bytes, tuple[dict[str, Any], list[str]]] = {}
 
     def serve(self, session: Any) -> None:
-        """Runs orders until the link is closed."""
-        while raw := self.link.recv(MAX_MESSAGE_BYTES):
-            self.link.send(self.answer(session, raw))
+        """Runs orders until the link is closed. Without this thread its batches would wait for ever: if it ends, so does the process."""
+        try:
+            while raw := self.link.recv(MAX_MESSAGE_BYTES):
+                self.link.send(self.answer(session, raw))
+        finally:
+            os._exit(1)
 
     def answer(self, session: Any, raw: bytes) -> bytes:
         """The answer to an order; an error is an answer too."""
@@ -122,6 +128,8 @@ def main() -> int:
     if settings["memory_bytes"]:
         resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")  # when memory runs out, a model goes and not the server
     slots = [Slot(Region(a), Region(b), socket.socket(fileno=c)) for a, b, c in settings["slots"]]
     path = Path(settings["path"])
     try:

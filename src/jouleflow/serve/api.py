@@ -149,6 +149,9 @@ class Api:
                 request.respond(200, ())
             except InputError as error:
                 answer_error(request, 400, str(error))
+            except Exception:
+                answer_error(request, 500, f"the server could not {what} it")
+                raise
 
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ from jouleflow.errors import InputError
 from jouleflow.runtime.meter import ASSUMED_CORE_W, open_meter
 from jouleflow.serve.access import make_access, parse_address
 from jouleflow.serve.api import Api
-from jouleflow.serve.history import History
+from jouleflow.serve.history import ENDS, History
 from jouleflow.serve.http import Connections
+from jouleflow.serve.notes import Notes, NotesHandler, hold_standard_descriptors
 from jouleflow.serve.server import Server, ServerSettings, open_server
 
 
@@ -56,11 +59,17 @@ class App:
             raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
         await self.server.load_all(note)
         self._sweeps.append(asyncio.get_running_loop().create_task(self.history.run()))
+        self._sweeps.append(asyncio.get_running_loop().create_task(self._watch()))
         await self._listen("http", s.http, s.token, admin=False)
         if s.grpc:
             await self._listen_rpc(s.grpc)
         if s.admin:
             await self._listen("admin", s.admin, s.admin_token, admin=True)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self.server.end_endless()
 
     def _processes(self) -> list[int]:
         return [os.getpid(), *(m.process.pid for m in self.server.models.values())]
@@ -98,8 +107,7 @@ class App:
         if closing is not None:
             await closing
         for _, connections in self._listeners:
-            for connection in list(connections.open):
-                connection.drain()
+            await connections.close(self.server.settings.limits.drain_s)
         for sweep in self._sweeps:
             sweep.cancel()
 
@@ -134,16 +142,34 @@ async def serve_until_told(
     gc.set_threshold(50_000, 20, 50)
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: note(_trouble(context)))
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, told.set)
     await told.wait()
     note("stopping: answering what was accepted")
     await app.stop()
+    for (name, version), tally in app.server.tallies.items():
+        ended = ", ".join(f"{tally.counts[end]} {end}" for end in ENDS)
+        note(f"{name} version {version}: {tally.counts['accepted']} accepted = {ended}")
 
 
-def run_server(folder: Path, server: ServerSettings, settings: AppSettings, note: Callable[[str], None]) -> None:
-    """`serve_until_told` on the fastest event loop there is."""
+def _trouble(context: dict[str, Any]) -> str:
+    """What the event loop says of an error that nobody caught."""
+    error = context.get("exception")
+    text = "" if error is None else "".join(traceback.format_exception(error))
+    return f"{context.get('message', 'error')}\n{text}"
+
+
+def run_server(folder: Path, server: ServerSettings, settings: AppSettings) -> None:
+    """`serve_until_told` on the fastest event loop there is, with notes on standard error."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_until_told(folder, server, settings, note))
+    hold_standard_descriptors()
+    notes = Notes()
+    logging.basicConfig(handlers=[NotesHandler(notes)], level=logging.WARNING, force=True)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core would write to standard error itself, and wait for it
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve_until_told(folder, server, settings, notes))
+    finally:
+        notes.close()

@@ -10,6 +10,7 @@ from jouleflow.policy.batch import BatchPolicy
 from jouleflow.policy.bcedge import BcEdge
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
+from jouleflow.serve.tally import PROVENANCE
 
 EXTENSIONS = ["binary_tensor_data", "statistics"]
 ADMIN_EXTENSIONS = ["model_repository"]
@@ -65,25 +66,30 @@ def statistics(served: ServedModel) -> dict[str, Any]:
         "name": served.spec.name,
         "version": served.spec.version,
         "last_inference": 0,
-        "inference_count": int(sum(rows * n for rows, (n, _) in served.batch_sizes.items())),
-        "execution_count": int(sum(n for n, _ in served.batch_sizes.values())),
+        "inference_count": int(sum(rows * n for rows, (n, _) in served.tally.batch_sizes.items())),
+        "execution_count": int(sum(n for n, _ in served.tally.batch_sizes.values())),
         "inference_stats": {
-            "success": spent(done, served.queue_s + served.compute_s),
+            "success": spent(done, served.tally.queue_s + served.tally.compute_s),
             "fail": spent(failed, 0.0),
-            "queue": spent(done, served.queue_s),
+            "queue": spent(done, served.tally.queue_s),
             "compute_input": nothing,
-            "compute_infer": spent(done, served.compute_s),
+            "compute_infer": spent(done, served.tally.compute_s),
             "compute_output": nothing,
         },
         "batch_stats": [
             {"batch_size": rows, "compute_input": nothing, "compute_infer": spent(int(n), s), "compute_output": nothing}
-            for rows, (n, s) in sorted(served.batch_sizes.items())
+            for rows, (n, s) in sorted(served.tally.batch_sizes.items())
         ],
         "jouleflow": {
             **_learned(queue.policy),
             **{k: int(counts[k]) for k in ("accepted", "completed", "rejected", "expired", "cancelled", "failed")},
             "waiting": queue.n_jobs,
             "running_batches": queue.n_running,
+            "wasted": {
+                "core_s": dict(served.tally.wasted_core_s),
+                "energy_j": dict(served.tally.wasted_j),
+                "provenance": PROVENANCE,
+            },
             "latency_s_by_rows": {}
             if known is None
             else dict(zip(map(str, known.at_rows), known.seconds, strict=True)),

@@ -11,6 +11,7 @@ import numpy as np
 
 from jouleflow.runtime.meter import Meter
 from jouleflow.serve.server import Server
+from jouleflow.serve.tally import PROVENANCE
 
 SECONDS = 300
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
@@ -24,6 +25,7 @@ class History:
         self.samples: deque[dict[str, Any]] = deque(maxlen=SECONDS)
         self._counts: dict[str, dict[str, int]] = {}
         self._batches: dict[str, tuple[float, float]] = {}  # rows, batches
+        self._wasted_j: dict[str, float] = {}
         self._joules, self._at_s = meter.read_j(), monotonic()
 
     async def run(self) -> None:
@@ -36,6 +38,8 @@ class History:
         now_s, joules = monotonic(), self.meter.read_j()
         span_s, spent_j = max(now_s - self._at_s, 1e-6), joules - self._joules
         self._at_s, self._joules = now_s, joules
+        for tally in self.server.tallies.values():
+            tally.charge(self.meter.core_w)
         models = {name: self._model(name, span_s) for name in list(self.server.models)}
         done = sum(m["completed"] for m in models.values()) * span_s
         self.samples.append(
@@ -52,13 +56,15 @@ class History:
         before = self._counts.get(name, {})
         now = {k: int(queue.counts[k]) for k in ("accepted", *ENDS)}
         self._counts[name] = now
-        rows = float(sum(n * b for n, (b, _) in served.batch_sizes.items()))
-        batches = float(sum(b for b, _ in served.batch_sizes.values()))
+        rows = float(sum(n * b for n, (b, _) in served.tally.batch_sizes.items()))
+        batches = float(sum(b for b, _ in served.tally.batch_sizes.values()))
         rows_before, batches_before = self._batches.get(name, (0.0, 0.0))
         self._batches[name] = rows, batches
         latencies, served.latencies_s = served.latencies_s, []
         quantiles = np.percentile(latencies, (50, 99)).tolist() if latencies else [None, None]
         n_batches = batches - batches_before
+        wasted_j = sum(served.tally.wasted_j.values())
+        wasted_before_j, self._wasted_j[name] = self._wasted_j.get(name, 0.0), wasted_j
         return {
             **{k: max(v - before.get(k, 0), 0) / span_s for k, v in now.items()},
             "waiting": queue.n_jobs,
@@ -66,6 +72,7 @@ class History:
             "batch": (rows - rows_before) / n_batches if n_batches > 0 else None,
             "p50_s": quantiles[0],
             "p99_s": quantiles[1],
+            "wasted_w": max(wasted_j - wasted_before_j, 0.0) / span_s,
         }
 
     def live(self) -> dict[str, Any]:
@@ -79,6 +86,7 @@ class History:
                 "instances": m.queue.n_instances,
                 "deaths": self.server.n_deaths.get(name, 0),
                 "totals": {k: int(m.queue.counts[k]) for k in ("accepted", *ENDS)},
+                "wasted": {"core_s": dict(m.tally.wasted_core_s), "energy_j": dict(m.tally.wasted_j)},
             }
             for name, m in sorted(self.server.models.items())
         }
@@ -86,6 +94,7 @@ class History:
             "policy": self.server.settings.policy,
             "n_cores": self.server.n_cores,
             "meter": {"provenance": self.meter.provenance, "source": self.meter.source},
+            "wasted_provenance": PROVENANCE,
             "problems": self.server.problems,
             "models": models,
             "samples": list(self.samples),

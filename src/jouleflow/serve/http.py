@@ -39,7 +39,9 @@ class Cancellable(Protocol):
 
 
 class Sender(Protocol):
-    """Where a request came from: it writes the answers that are due."""
+    """Where a request came from: it writes the answers that are due. is_last: whether nothing comes after this answer."""
+
+    def is_last(self, request: Request) -> bool: ...
 
     def flush(self) -> None: ...
 
@@ -74,7 +76,7 @@ class Request:
 
     def respond_with(self, head: bytes, chunks: Sequence[bytes]) -> None:
         """The same with a head of `answer_head`, which may be used again."""
-        if not self.keep_alive:
+        if not self.keep_alive or self._connection.is_last(self):
             lines, end, rest = head.partition(b"\r\n\r\n")
             head = lines + b"\r\nconnection: close" + end + rest
         self.job = None  # it knows this request in its turn: a ring that would be left to the garbage collector
@@ -101,6 +103,8 @@ Handler = Callable[[Request], None]
 LINGER_S = 2.0
 LARGE_BODY_BYTES = 64 << 10
 RECEIVE_BYTES = 16 << 10
+MAX_SPARE_BYTES = 4 << 20
+LEAST_READ_BYTES = 64 << 10  # that a client must read of what is due, each send_s
 
 
 @dataclass
@@ -113,6 +117,9 @@ class Connections:
     def __post_init__(self) -> None:
         self.open: set[Connection] = set()
         self.draining = False
+        self.received_bytes = bytearray(RECEIVE_BYTES)  # one for all: what is received is used before the next is
+        self.received = memoryview(self.received_bytes)
+        self.n_arriving_bytes = 0  # of bodies that are not complete
 
     def protocol(self) -> Connection:
         return Connection(self)
@@ -126,10 +133,19 @@ class Connections:
                 connection.check(now_s)
 
     def drain(self) -> None:
-        """No more requests; what is being answered is answered, and each connection then closes."""
+        """What is being answered is answered, and the last answer of each connection says that it closes. What comes meanwhile is
+        answered too: the handler knows that it must not be taken in."""
         self.draining = True
+
+    async def close(self, within_s: float) -> None:
+        """Closes the connections, each once its client has read what is due."""
+        until_s = monotonic() + within_s
         for connection in list(self.open):
             connection.drain()
+        while self.open and monotonic() < until_s:
+            await asyncio.sleep(0.01)
+        for connection in list(self.open):
+            connection.transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +165,20 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Connections) -> None:
         self.owner, self.limits = owner, owner.limits
         self.transport: Any = None
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser: Any = httptools.HttpRequestParser(self)
         self.waiting: deque[Request] = deque()  # in the order of arrival, answered or not
         self.now: Request | None = None  # being read
         self.header_bytes = 0
         self.in_body = False
         self.since_s = 0.0
-        self.received_bytes = bytearray(RECEIVE_BYTES)
-        self.received = memoryview(self.received_bytes)
         self.known_head: _Head | None = None
         self.last_request: Request | None = None
         self.n_requests = 0  # completed by the bytes that are being parsed
         self.n_missing = 0  # bytes of a large body
         self.spare: bytearray | None = None  # memory of an earlier large body, to be used again
+        self.n_claimed_bytes = 0  # of the owner's n_arriving_bytes
+        self.unread_since_s: float | None = None  # since when the client has left answers unread
+        self.n_unread_bytes = self.n_since_unread = 0
         self.broken = False
         self.lingering = False  # after an error: what still comes is thrown away, so that the answer can be read
 
@@ -169,24 +186,59 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         self.since_s = monotonic()
         self.owner.open.add(self)
-        if len(self.owner.open) > self.limits.max_connections or self.owner.draining:
+        if len(self.owner.open) > 2 * self.limits.max_connections:
+            transport.abort()  # not even a word: those words are waited for by as many as may be served
+        elif len(self.owner.open) > self.limits.max_connections or self.owner.draining:
             self._fail(HttpError(503, "too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.open.discard(self)
+        self._release()
         self.broken = True
         for request in self.waiting:
             if request.answer is None and request.job is not None:
                 request.job.cancelled = True
         self.waiting.clear()
-        self.now = None
+        self.now = self.last_request = None
+        self.parser = self.transport = None  # they know this object: a ring that would be left to the garbage collector
+
+    def pause_writing(self) -> None:
+        self.unread_since_s, self.n_since_unread = monotonic(), 0
+        self.n_unread_bytes = self.transport.get_write_buffer_size()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.unread_since_s = None
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.unread_since_s is None and len(self.waiting) < self.limits.max_pipelined:
+            self.transport.resume_reading()
+
+    def is_last(self, request: Request) -> bool:
+        """Whether the answer to a request is the last of this connection, as the server is stopping."""
+        return self.owner.draining and bool(self.waiting) and self.waiting[-1] is request
+
+    def _claim(self, n_bytes: int) -> None:
+        """Counts bytes of a body that are to be kept.
+
+        Raises HttpError when all bodies together would be too much.
+        """
+        if self.owner.n_arriving_bytes + n_bytes > self.limits.max_arriving_bytes:
+            raise HttpError(503, "too many large bodies are arriving")
+        self.owner.n_arriving_bytes += n_bytes
+        self.n_claimed_bytes += n_bytes
+
+    def _release(self) -> None:
+        self.owner.n_arriving_bytes -= self.n_claimed_bytes
+        self.n_claimed_bytes = 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: those of a large body to their place, all others through the parser."""
         if self.n_missing > 0 and self.now is not None:
             at = self.now.n_body
             return memoryview(self.now._body)[at : at + self.n_missing]
-        return self.received
+        return self.owner.received
 
     def buffer_updated(self, nbytes: int) -> None:
         request = self.now
@@ -202,38 +254,39 @@ class Connection(asyncio.BufferedProtocol):
         if request is None and not self._same_head_again(nbytes):
             self._guarded(self._feed, nbytes)
         elif request is not None:
-            self._guarded(self.parser.feed_data, self.received[:nbytes])
+            self._guarded(self.parser.feed_data, self.owner.received[:nbytes])
 
     def _same_head_again(self, nbytes: int) -> bool:
         """Whether this was one whole request that begins like the last one: clients repeat themselves byte for byte, and then
         the parser would find what it found before."""
-        known = self.known_head
-        if known is None or known.n_bytes != nbytes or self.received_bytes[: len(known.raw)] != known.raw:
+        known, owner = self.known_head, self.owner
+        if known is None or known.n_bytes != nbytes or owner.received_bytes[: len(known.raw)] != known.raw:
             return False
         request = Request(self)
         request.method, request.target, request.headers = known.method, known.target, known.headers
-        request.keep_alive = not self.owner.draining
-        request._body += self.received[len(known.raw) : nbytes]
+        request.keep_alive = not owner.draining
+        request._body += owner.received[len(known.raw) : nbytes]
         request.n_body = nbytes - len(known.raw)
         self.waiting.append(request)
         if len(self.waiting) >= self.limits.max_pipelined:
             self.transport.pause_reading()
-        self.owner.handler(request)
+        owner.handler(request)
         return True
 
     def _feed(self, nbytes: int) -> None:
         """The first bytes of a request through the parser; if they were all of it, its head is kept."""
         n_before = len(self.waiting)
         self.n_requests = 0
-        self.parser.feed_data(self.received[:nbytes])
+        received = self.owner.received_bytes
+        self.parser.feed_data(self.owner.received[:nbytes])
         if self.n_requests != 1 or self.now is not None or self.n_missing:
             return
         head = self.last_request
         if head is None or not head.keep_alive or b"content-encoding" in head.headers or n_before:
             return
-        end = self.received_bytes.find(b"\r\n\r\n", 0, nbytes) + 4
+        end = received.find(b"\r\n\r\n", 0, nbytes) + 4
         if end + head.n_body == nbytes and b"transfer-encoding" not in head.headers and b"expect" not in head.headers:
-            raw = bytes(self.received_bytes[:end])
+            raw = bytes(received[:end])
             self.known_head = _Head(raw, nbytes, head.method, head.target, head.headers)
 
     def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
@@ -284,6 +337,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.in_body, self.since_s = True, monotonic()
         if n_declared >= LARGE_BODY_BYTES:
+            self._claim(n_declared)
             if self.spare is not None and len(self.spare) >= n_declared:
                 request._body, self.spare = self.spare, None
             else:
@@ -301,12 +355,18 @@ class Connection(asyncio.BufferedProtocol):
             request._body[at : request.n_body] = body
             self.n_missing -= len(body)
         else:
+            self._claim(len(body))
             request._body += body
 
     def on_message_complete(self) -> None:
         request = self.now
         assert request is not None
         self.n_missing = 0
+        self._release()
+        if self.unread_since_s is not None:
+            self.n_since_unread += 1
+            if self.n_since_unread > self.limits.max_pipelined:
+                raise HttpError(400, "read the answers before you ask for more")
         self.now, self.since_s = None, monotonic()
         self.last_request, self.n_requests = request, self.n_requests + 1
         encoding = request.headers.get(b"content-encoding")
@@ -325,7 +385,7 @@ class Connection(asyncio.BufferedProtocol):
             request = self.waiting.popleft()
             assert request.answer is not None
             ready.append(request.answer)
-            if len(request._body) >= LARGE_BODY_BYTES:
+            if LARGE_BODY_BYTES <= len(request._body) <= MAX_SPARE_BYTES:
                 self.spare = request._body
             if not request.keep_alive:
                 self.waiting.clear()
@@ -335,24 +395,43 @@ class Connection(asyncio.BufferedProtocol):
         if ready:
             self.transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self.since_s = monotonic()
-            self.transport.resume_reading()
-        if self.lingering:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-        elif self.broken or (self.owner.draining and not self.waiting):
+            self._read_on()
+        if self.lingering or (self.owner.draining and not self.waiting):
+            self._linger()
+        elif self.broken:
             self.transport.close()
 
+    def _linger(self) -> None:
+        """Sends no more, and throws away what still comes until the client has closed: with a plain close, bytes that were not
+        read would make the system withdraw the answer."""
+        self.broken = self.lingering = True
+        self.since_s = monotonic()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
     def drain(self) -> None:
-        if not self.waiting and self.transport is not None:
-            self.transport.close()
+        """Closes the connection if nothing is due on it."""
+        if self.transport is not None and not self.lingering and not self.waiting:
+            if monotonic() - self.since_s > LINGER_S and not self.transport.get_write_buffer_size():
+                self.transport.close()  # nothing has gone either way for a while
+            else:
+                self._linger()
 
     def check(self, now_s: float) -> None:
         """Ends the connection when its sender is too slow."""
-        passed_s = now_s - self.since_s
-        if self.lingering:
-            if passed_s > LINGER_S:
+        passed_s, unread = now_s - self.since_s, self.transport.get_write_buffer_size()
+        if self.unread_since_s is not None:
+            if unread <= self.n_unread_bytes - LEAST_READ_BYTES:
+                self.unread_since_s, self.n_unread_bytes = now_s, unread
+            elif now_s - self.unread_since_s > self.limits.send_s:
                 self.transport.abort()
             return
+        if self.lingering or self.transport.is_closing():
+            if passed_s > (self.limits.send_s if unread else LINGER_S):
+                self.transport.abort()
+            return
+        if passed_s > LINGER_S:
+            self.spare = None
         if self.now is not None:
             if passed_s > (self.limits.body_s if self.in_body else self.limits.header_s):
                 self._fail(HttpError(408, "the request took too long to arrive"))
@@ -362,10 +441,12 @@ class Connection(asyncio.BufferedProtocol):
     def _fail(self, error: HttpError) -> None:
         """Answers with the error, after what is due, and closes."""
         self.broken = self.lingering = True
+        self._release()
         request = self.now or Request(self)
         self.now, request.keep_alive = None, False
         self.waiting.append(request)
-        request.respond(error.status, JSON_HEADERS, b'{"error":"%s"}' % str(error).replace('"', "'").encode())
+        more: Headers = ((b"retry-after", b"1"),) if error.status == 503 else ()
+        request.respond(error.status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % str(error).replace('"', "'").encode())
 
 
 def _inflated(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model."""
+    """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model; max_arriving_bytes: of large
+    bodies that are being received, over all connections of a listener."""
 
     max_body_bytes: int = 64 << 20
     max_header_bytes: int = 16 << 10
@@ -15,8 +16,13 @@ class Limits:
     max_connections: int = 1024
     max_pipelined: int = 16
     max_streams: int = 256  # of one gRPC connection
+    max_calls: int = 1024  # of gRPC at once, over all connections
+    least_ping_s: float = 5.0  # between pings of a gRPC client; one that does not keep to it is cut off
     max_waiting_bytes: int = 256 << 20
+    max_arriving_bytes: int = 1 << 30
     header_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_s: float = 60.0  # from there to the end of its body
+    send_s: float = 30.0  # that a client may leave an answer unread
     idle_s: float = 75.0  # between requests
+    run_s: float = 120.0  # of one batch; a model that takes longer is ended and started again
     drain_s: float = 30.0  # for what was accepted, when the server is told to stop

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from jouleflow.serve.server import Server
+from jouleflow.serve.tally import PROVENANCE, WASTES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
@@ -34,22 +35,32 @@ class _Collector:
         waiting = GaugeMetricFamily("jouleflow_waiting_requests", "Requests in the queue.", labels=labels)
         running = GaugeMetricFamily("jouleflow_running_batches", "Batches that run now.", labels=labels)
         ready = GaugeMetricFamily("jouleflow_model_ready", "1 when the model answers.", labels=labels)
-        for served in self.server.models.values():
-            at = [served.spec.name, served.spec.version]
-            counts, sizes = served.queue.counts, served.batch_sizes
+        wasted = CounterMetricFamily(
+            "jouleflow_wasted_core_seconds", "Core time of work that was run for nothing.", labels=[*labels, "why"]
+        )
+        joules = CounterMetricFamily(
+            "jouleflow_wasted_joules", "Energy of work that was run for nothing.", labels=[*labels, "why", "provenance"]
+        )
+        for (name, version), tally in self.server.tallies.items():
+            at, counts, sizes = [name, version], tally.counts, tally.batch_sizes
             accepted.add_metric(at, counts["accepted"])
             for end in ENDS:
                 ended.add_metric([*at, end], counts[end])
             rows.add_metric(at, sum(n * b for n, (b, _) in sizes.items()))
             batches.add_metric(at, sum(b for b, _ in sizes.values()))
-            queued.add_metric(at, served.queue_s)
+            queued.add_metric(at, tally.queue_s)
             computed.add_metric(at, sum(s for _, s in sizes.values()))
+            for why in WASTES:
+                wasted.add_metric([*at, why], tally.wasted_core_s[why])
+                joules.add_metric([*at, why, PROVENANCE], tally.wasted_j[why])
+        for served in self.server.models.values():
+            at = [served.spec.name, served.spec.version]
             waiting.add_metric(at, served.queue.n_jobs)
             running.add_metric(at, served.queue.n_running)
             ready.add_metric(at, float(served.ready))
         for name, n in self.server.n_deaths.items():
             deaths.add_metric([name], n)
-        yield from (accepted, ended, rows, batches, queued, computed, deaths, waiting, running, ready)
+        yield from (accepted, ended, rows, batches, queued, computed, wasted, joules, deaths, waiting, running, ready)
 
 
 class _ClusterCollector:

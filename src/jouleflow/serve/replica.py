@@ -157,6 +157,9 @@ class _Place:
         self.group, self.index = group, index
         self.request: Request | None = None
 
+    def is_last(self, request: Request) -> bool:
+        return False  # the front's connections are its own matter
+
     def flush(self) -> None:
         request, self.request = self.request, None  # no ring is left behind
         if request is not None and request.answer is not None:

@@ -32,6 +32,7 @@ from jouleflow.serve.proto import SERVICE, message, methods
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
 
+LEAST_S = 1e-6  # a deadline that has passed is one too
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED,
@@ -143,7 +144,9 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     if unknown or len(set(names)) != len(names):
         raise RequestError(400, f"outputs {names}: the model has {decoder.outputs}, each at most once")
     timeout_s = _whole(request, "timeout", 3_600_000_000) * 1e-6
-    limits = [s for s in (timeout_s, remaining_s or 0.0) if s > 0]
+    limits = [timeout_s] if timeout_s else []
+    if remaining_s is not None:
+        limits.append(max(remaining_s, LEAST_S))
     wanted = tuple(Wanted(n, True) for n in names)
     priority = _whole(request, "priority", 255)
     header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
@@ -222,10 +225,17 @@ def make_rpc_server(server: Server, access: Access, limits: Limits) -> Any:
         ("grpc.max_receive_message_length", limits.max_body_bytes),
         ("grpc.max_send_message_length", limits.max_body_bytes),
         ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_streams),
         ("grpc.so_reuseport", 0),
         ("grpc.max_connection_idle_ms", int(limits.idle_s * 1000)),
+        ("grpc.server_handshake_timeout_ms", int(limits.header_s * 1000)),
+        ("grpc.keepalive_time_ms", int(limits.idle_s * 1000)),  # a peer that vanished is found out
+        ("grpc.keepalive_timeout_ms", int(limits.header_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(limits.least_ping_s * 1000)),
+        ("grpc.http2.max_ping_strikes", 2),
     ]
-    made = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_connections)
+    made = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     return made

@@ -15,6 +15,7 @@ from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strin
 from jouleflow.runtime.trial import batchable
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
+from jouleflow.serve.tally import Tally
 
 MAX_LAYOUTS = 256
 MAX_LATENCIES = 10_000
@@ -25,9 +26,10 @@ class ServedModel:
     """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
 
     def __init__(
-        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None]
+        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None], tally: Tally
     ) -> None:
-        self.spec, self.process, self.queue, self.freed = spec, process, queue, freed
+        self.spec, self.process, self.queue, self.freed, self.tally = spec, process, queue, freed, tally
+        queue.counts = tally.counts
         self.batchable = batchable(process.inputs, process.outputs)
         self.fixed_rows = (
             0 if self.batchable else (process.inputs[0].shape[0] if process.inputs and process.inputs[0].shape else 1)
@@ -35,8 +37,6 @@ class ServedModel:
         max_rows = queue.max_batch if self.batchable else 1
         self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
-        self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
-        self.queue_s = self.compute_s = 0.0
         self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
 
     @property
@@ -55,7 +55,11 @@ class ServedModel:
         batch, n_rows = start.batch, start.n_rows
         slot = self.process.free.pop()
         offsets, size_bytes, order = self._layout(batch, n_rows)
-        memory = self.process.place(slot, size_bytes)
+        try:
+            memory = self.process.place(slot, size_bytes)
+        except (OSError, ValueError, MemoryError) as error:
+            self._ended(slot, start, Answer(error=f"no memory for the {size_bytes} bytes of a batch ({error})"))
+            return
         for k, at in enumerate(offsets):
             for job in batch:
                 data = job.payload.data[k]
@@ -84,18 +88,24 @@ class ServedModel:
         return known
 
     def _ended(self, slot: int, start: Start, answer: Answer) -> None:
-        queue, now_s = self.queue, monotonic()
+        queue, tally, now_s = self.queue, self.tally, monotonic()
         batch, n_rows, started_s = start.batch, start.n_rows, start.started_s
         seconds = now_s - started_s
+        whole, outputs = memoryview(b""), {p.name: p for p in answer.outputs}
+        if not answer.error:
+            try:
+                whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
+            except (OSError, ValueError) as error:
+                answer = Answer(error=f"the outputs cannot be read ({error})")
+        row_core_s = seconds * self.spec.settings.threads / n_rows
         if answer.error:
+            tally.wasted_core_s["failed"] += row_core_s * n_rows
             status = 500 if self.process.alive else 503
             for job in batch:
                 queue.end(
                     job, Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
                 )
         else:
-            outputs = {p.name: p for p in answer.outputs}
-            whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
             row = 0
             for job in batch:
                 waited = started_s - job.arrived_s
@@ -104,15 +114,21 @@ class ServedModel:
                         self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
                     ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
-                except ValueError as error:
+                except (ValueError, LookupError) as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
                 row += job.n_rows
+                if result.end is End.FAILED:
+                    tally.wasted_core_s["failed"] += row_core_s * job.n_rows
+                elif job.cancelled:
+                    tally.wasted_core_s["gone"] += row_core_s * job.n_rows
+                elif job.deadline_s < now_s:
+                    tally.wasted_core_s["late"] += row_core_s * job.n_rows
                 queue.end(job, result)
-                self.queue_s += waited
+                tally.queue_s += waited
                 if len(self.latencies_s) < MAX_LATENCIES:
                     self.latencies_s.append(waited + seconds)
-                self.compute_s += seconds / len(batch)
-            entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
+                tally.compute_s += seconds / len(batch)
+            entry = tally.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
             queue.batch_ended(batch, n_rows, started_s, now_s)

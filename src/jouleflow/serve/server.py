@@ -20,6 +20,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.slot_log import SlotLog
+from jouleflow.serve.tally import Tally
 from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
@@ -47,6 +48,8 @@ class Server:
         self.problems: dict[str, str] = {}  # why a model is not there
         self.draining = False
         self.n_deaths: dict[str, int] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}  # of every name and version that was ever in service
+        self.retiring: list[ServedModel] = []  # replaced or unloaded; what they took is being answered
         self.dispatcher = Dispatcher(self.n_cores)
         self.slot_log = None if settings.slot_log is None else SlotLog(settings.slot_log)
         self._make_policy = policy_maker(settings.policy, settings.policy_net, self.slot_log)
@@ -68,7 +71,10 @@ class Server:
 
         Raises InputError or ModelError when it cannot be; what was served before is still served.
         """
-        spec = self.repository.find(name, version)
+        try:
+            spec = self.repository.find(name, version)
+        except OSError as error:
+            raise InputError(f"model {name!r} cannot be read: {error.strerror}") from error
         served = await self._started(spec)
         old = self.models.get(name)
         self._put(served)
@@ -81,24 +87,37 @@ class Server:
         s = spec.settings
         n_instances = s.instances or max(self.n_cores // s.threads, 1)
         process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, s.memory_mb << 20))
+        try:
+            return await self._warmed(spec, process, n_instances)
+        except BaseException:
+            process.kill()
+            raise
+
+    async def _warmed(self, spec: ModelSpec, process: ModelProcess, n_instances: int) -> ServedModel:
+        s, run_s = spec.settings, self.settings.limits.run_s
         queue = ModelQueue(
             self._make_policy(), s.max_batch, n_instances, spec.slo_s, s.max_queue,
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
-        served = ServedModel(spec, process, queue, self._batch_ended)
+        tally = self.tallies.setdefault((spec.name, spec.version), Tally())
+        served = ServedModel(spec, process, queue, self._batch_ended, tally)
         if not served.batchable:
             queue.max_batch = 1
-        await warm_up(served)
+        await warm_up(served, run_s)
         if not process.alive:
-            raise ModelError(f"{spec.path.name}: its process died in its first batches")
+            raise ModelError(
+                f"{spec.path.name}: its process died in its first batches, or one took more than {run_s:g} s"
+            )
         process.on_death = lambda: self._died(served)
         return served
 
     async def _retire(self, old: ServedModel) -> None:
         """Lets a model that was replaced answer what it took, then ends it."""
+        self.retiring.append(old)
         while old.process.alive and (old.queue.n_jobs or old.queue.n_running):
             self._pump_one(old)
             await asyncio.sleep(0.005)
+        self.retiring.remove(old)
         await old.process.stop()
 
     async def unload(self, name: str) -> None:
@@ -178,7 +197,7 @@ class Server:
             self._background(self._respawn(served))
 
     async def _respawn(self, served: ServedModel) -> None:
-        name, counts = served.spec.name, served.queue.counts
+        name = served.spec.name
         for wait_s in (*RESPAWN_S, *[RESPAWN_S[-1]] * 1000):
             await asyncio.sleep(wait_s)
             if self.models.get(name) is not served or self.draining:
@@ -188,10 +207,22 @@ class Server:
             except ModelError as error:
                 self.problems[name] = str(error)
                 continue
-            fresh.queue.counts, fresh.queue.latencies = counts, served.queue.latencies
+            if self.models.get(name) is not served or self.draining:  # another was loaded meanwhile, or it was unloaded
+                await fresh.process.stop()
+                return
+            fresh.queue.latencies = served.queue.latencies
             self._put(fresh)
             self.problems.pop(name, None)
             return
+
+    def end_endless(self) -> None:
+        """Ends models whose batch runs for longer than it may. To be called now and then."""
+        run_s = self.settings.limits.run_s
+        late_s = monotonic() - run_s
+        queues = [start.queue for start in self.dispatcher.running if start.started_s < late_s]
+        for served in (*self.models.values(), *self.retiring):
+            if served.queue in queues:
+                served.process.kill(f"a batch took more than {run_s:g} s")
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -205,7 +236,7 @@ class Server:
 
     @property
     def idle(self) -> bool:
-        return not any(m.queue.n_jobs or m.queue.n_running for m in self.models.values())
+        return not self.retiring and not any(m.queue.n_jobs or m.queue.n_running for m in self.models.values())
 
     async def stop(self) -> None:
         """Takes nothing more, answers what was taken, and ends the models."""
@@ -218,7 +249,7 @@ class Server:
             task.cancel()
         if self.slot_log is not None:
             self.slot_log.close()
-        for served in self.models.values():
+        for served in (*self.models.values(), *self.retiring):
             await served.process.stop() if self.idle else served.process.kill()
 
 

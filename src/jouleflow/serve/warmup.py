@@ -14,9 +14,9 @@ SIZE_S = 0.1  # for a size of batch, beyond its first runs
 LEAST_REPEATS = 3
 
 
-async def warm_up(served: ServedModel) -> None:
+async def warm_up(served: ServedModel, run_s: float) -> None:
     """Runs zeros of each size of batch a few times, within BUDGET_S. A model whose other sides are open, or that cannot run
-    zeros, is left cold."""
+    zeros, is left cold, and one that takes longer than run_s for a batch is ended."""
     if not can_be_tried(served.process.inputs, served.batchable):
         return
     start_s = monotonic()
@@ -25,7 +25,7 @@ async def warm_up(served: ServedModel) -> None:
         best_s, n, size_start_s = inf, 0, monotonic()
         try:
             while n < LEAST_REPEATS or monotonic() - size_start_s < SIZE_S:
-                best_s, n = min(best_s, (await trial.run())[0]), n + 1
+                best_s, n = min(best_s, (await trial.run(run_s))[0]), n + 1
                 if monotonic() - start_s > BUDGET_S:
                     break
         except ModelError:

@@ -1,0 +1,259 @@
+"""gRPC: deadlines reach the queue, who goes away is not worked for, and what may be sent is limited as over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from jouleflow.runtime.tensors import Port
+from jouleflow.serve.app import AppSettings
+from jouleflow.serve.limits import Limits
+from jouleflow.serve.oip import Decoder
+from jouleflow.serve.proto import SERVICE, message, methods
+from jouleflow.serve.rpc import ask_of
+from jouleflow.serve.server import ServerSettings
+from tests.runtime.models import affine
+from tests.serve.conftest import Running, serving
+from tests.serve.test_chaos import SLOW, assert_adds_up, counts, slow
+
+BOTH = AppSettings(http="127.0.0.1:0", grpc="127.0.0.1:0")
+ANSWERS = {name: (asked, answer) for name, asked, answer in methods()}
+
+
+def call(channel: grpc.Channel, name: str = "ModelInfer") -> Any:
+    asked, answer = ANSWERS[name]
+    return channel.unary_unary(f"/{SERVICE}/{name}", asked.SerializeToString, answer.FromString)
+
+
+def request(model: str, x: np.ndarray) -> Any:
+    return message("ModelInferRequest")(
+        model_name=model,
+        inputs=[{"name": "x", "datatype": "FP32", "shape": x.shape}],
+        raw_input_contents=[x.astype(np.float32).tobytes()],
+    )
+
+
+def channel_to(server: Running, *options: tuple[str, int], **more: Any) -> grpc.Channel:
+    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *options]
+    return grpc.insecure_channel(f"127.0.0.1:{server.app.ports['grpc']}", own, **more)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("models")
+    affine(folder / "double.onnx")
+    slow(folder / "slow" / "model.onnx")
+    (folder / "slow" / "jouleflow.toml").write_text("max_batch = 1\ninstances = 1\nmax_queue = 100\n")
+    limits = Limits(max_body_bytes=1 << 20, max_connections=8, max_streams=16, max_calls=1000)
+    with serving(folder, ServerSettings(limits=limits), BOTH) as running:
+        yield running
+
+
+def flood(infer: Any, n: int = 40) -> list[Any]:
+    return [infer.future(request("slow", SLOW["x"])) for _ in range(n)]
+
+
+def test_a_deadline_reaches_the_queue(server: Running) -> None:
+    with channel_to(server) as channel:
+        infer = call(channel)
+        waiting = flood(infer, 15)
+        while not counts(server, "slow")["waiting"]:
+            time.sleep(0.001)
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(request("slow", SLOW["x"]), timeout=0.02)
+        assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        for each in waiting:
+            each.result(30)
+    c = assert_adds_up(server, "slow")
+    assert c["rejected"] + c["expired"] + c["cancelled"] == 1
+    assert c["completed"] == 15
+
+
+def test_a_deadline_that_has_passed_is_a_deadline() -> None:
+    decoder = Decoder((Port("x", "FP32", (-1, 4)),), (Port("y", "FP32", (-1, 4)),), True, 8)
+    served: Any = SimpleNamespace(decoder=decoder)
+    asked = request("double", np.ones((1, 4)))
+    assert ask_of(asked, served, None).header.timeout_s == 0.0  # none at all
+    assert 0.0 < ask_of(asked, served, 0.0).header.timeout_s < 1e-3
+    assert ask_of(asked, served, 2.0).header.timeout_s == 2.0
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_who_goes_away_is_not_worked_for(server: Running, how: str) -> None:
+    before = assert_adds_up(server, "slow")
+    channel = channel_to(server)
+    waiting = flood(call(channel), 15)
+    while not counts(server, "slow")["waiting"]:
+        time.sleep(0.001)
+    if how == "cancel":
+        for each in waiting:
+            each.cancel()
+    channel.close()
+    after = assert_adds_up(server, "slow")
+    assert after["cancelled"] - before["cancelled"] > 5
+
+
+def test_a_stop_answers_what_was_accepted(tmp_path: Path) -> None:
+    slow(tmp_path / "slow.onnx")
+    with serving(tmp_path, settings=BOTH) as server:
+        channel = channel_to(server)
+        waiting = flood(call(channel), 60)
+        while counts(server, "slow")["accepted"] < 60:
+            time.sleep(0.001)
+    assert [each.exception(10) for each in waiting] == [None] * 60
+    channel.close()
+
+
+def test_a_message_that_is_too_large_is_refused(server: Running) -> None:
+    with channel_to(server) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel)(request("double", np.ones((100_000, 4))))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_small_message_that_inflates_is_refused(server: Running) -> None:
+    """A thousand times its size: as a body of HTTP is, it must be limited once decompressed."""
+    held = server_rss_bytes()
+    with channel_to(server, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel)(request("double", np.zeros((16 << 20, 4))), timeout=30)
+        assert caught.value.code() in (
+            grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL,
+        )  # fmt: skip
+    assert server_rss_bytes() - held < 2 << 30
+    with channel_to(server) as channel:
+        call(channel)(request("double", np.ones((1, 4))))
+
+
+def server_rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_compressed_messages_within_the_limit_are_taken(server: Running) -> None:
+    with channel_to(server, compression=grpc.Compression.Gzip) as channel:
+        answer = call(channel)(request("double", np.ones((8, 4))))
+        assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [3.0] * 32
+
+
+def test_metadata_is_limited(server: Running) -> None:
+    with channel_to(server) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, "ServerLive")(message("ServerLiveRequest")(), metadata=[("x-long", "a" * 40_000)])
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert call(channel, "ServerLive")(message("ServerLiveRequest")()).live
+
+
+def test_streams_of_a_connection_are_limited(server: Running) -> None:
+    """What is beyond them waits at the client, and is not yet accepted."""
+    with channel_to(server) as channel:
+        before = assert_adds_up(server, "slow")["accepted"]
+        waiting = flood(call(channel), 60)
+        time.sleep(0.05)
+        c = counts(server, "slow")
+        assert c["waiting"] + c["running_batches"] <= 16
+        for each in waiting:
+            each.result(60)
+        assert assert_adds_up(server, "slow")["accepted"] - before == 60
+
+
+def test_connections_are_limited(server: Running) -> None:
+    channels = [channel_to(server) for _ in range(16)]
+    live = message("ServerLiveRequest")()
+    codes = []
+    for channel in channels:
+        try:
+            codes.append(call(channel, "ServerLive")(live, timeout=2).live)
+        except grpc.RpcError as error:
+            codes.append(error.code())
+    for channel in channels:
+        channel.close()
+    assert codes.count(True) <= 8, codes
+    assert codes[0] is True
+    until_s = time.monotonic() + 10
+    while time.monotonic() < until_s:
+        with channel_to(server) as channel:
+            try:
+                assert call(channel, "ServerLive")(live, timeout=2).live
+                return
+            except grpc.RpcError:
+                time.sleep(0.1)
+    pytest.fail("a place that was given back is not given out again")
+
+
+def test_pings_that_are_too_many_end_the_connection(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s:
+        s.settimeout(10)
+        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9).replace(b"\0\0\0\0", b"\0\0\0\4", 1))
+        ping = struct.pack(">I", 8)[1:] + b"\x06\x00" + bytes(4) + bytes(8)
+        try:
+            for _ in range(200):
+                s.sendall(ping)
+            ended = False
+            while part := s.recv(65536):
+                ended = ended or b"too_many_pings" in part or b"ping" in part
+            ended = True
+        except OSError as error:
+            ended = not isinstance(error, TimeoutError)
+        assert ended
+    with channel_to(server) as channel:
+        assert call(channel, "ServerLive")(message("ServerLiveRequest")()).live
+
+
+def test_refused_for_now_is_resource_exhausted(tmp_path: Path) -> None:
+    slow(tmp_path / "slow" / "model.onnx")
+    (tmp_path / "slow" / "jouleflow.toml").write_text("max_batch = 1\ninstances = 1\nmax_queue = 1\n")
+    with serving(tmp_path, settings=BOTH) as server, channel_to(server) as channel:
+        waiting = flood(call(channel), 100)
+        codes = [each.exception(60).code() if each.exception(60) else None for each in waiting]
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 0
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) + codes.count(None) == 100
+        assert assert_adds_up(server, "slow")["rejected"] == codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def test_a_token_is_needed_beyond_this_machine(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    settings = AppSettings(http="127.0.0.1:0", grpc="127.0.0.1:0", token="secret")
+    with serving(tmp_path, settings=settings) as server, channel_to(server) as channel:
+        live, ask = call(channel, "ServerLive"), message("ServerLiveRequest")()
+        for metadata in ((), [("authorization", "Bearer wrong")]):
+            with pytest.raises(grpc.RpcError) as caught:
+                live(ask, metadata=metadata)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert live(ask, metadata=[("authorization", "Bearer secret")]).live
+
+
+def test_reflection_and_model_control_are_not_there(server: Running) -> None:
+    with channel_to(server) as channel:
+        for method in (
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            f"/{SERVICE}/RepositoryModelLoad",
+            f"/{SERVICE}/RepositoryModelUnload",
+            f"/{SERVICE}/SystemSharedMemoryRegister",
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(method)(b"", timeout=5)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])
+def test_a_connection_that_says_nothing_is_ended(tmp_path: Path, first: bytes) -> None:
+    affine(tmp_path / "double.onnx")
+    with (
+        serving(tmp_path, settings=BOTH, limits=Limits(header_s=1.0, idle_s=1.0)) as server,
+        socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s,
+    ):
+        s.settimeout(20)
+        s.sendall(first)
+        with contextlib.suppress(ConnectionResetError):
+            while s.recv(65536):
+                continue
