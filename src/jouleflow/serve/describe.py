@@ -81,8 +81,8 @@ def statistics(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def index(server: Server) -> list[dict[str, str]]:
-    """Every model of the repository and its state."""
+def index(server: Server, ready_only: bool) -> list[dict[str, str]]:
+    """Every model of the repository and its state; ready_only: those that answer."""
     rows = []
     for name in sorted({*server.repository.names(), *server.models}):
         served = server.models.get(name)
@@ -99,4 +99,4 @@ def index(server: Server) -> list[dict[str, str]]:
         rows.append(
             {"name": name, "version": version, "state": "UNAVAILABLE", "reason": server.problems.get(name, "unloaded")}
         )
-    return rows
+    return [row for row in rows if row["state"] == "READY" or not ready_only]

@@ -351,7 +351,8 @@ class Connection(asyncio.BufferedProtocol):
         request = self.now or Request(self)
         self.now, request.keep_alive = None, False
         self.waiting.append(request)
-        request.respond(error.status, JSON_HEADERS, b'{"error":"%s"}' % str(error).replace('"', "'").encode())
+        more: Headers = ((b"retry-after", b"1"),) if error.status == 503 else ()
+        request.respond(error.status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % str(error).replace('"', "'").encode())
 
 
 def _inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
