@@ -19,6 +19,7 @@ from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
 from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
 from jouleflow.serve.server import Server
 
@@ -98,6 +99,7 @@ class Api:
             "/v2": lambda: describe.server_metadata(self.admin),
             "/v2/": lambda: describe.server_metadata(self.admin),
             "/live.json": self.history.live,
+            "/openapi.json": lambda: document(self.server, self.admin, bool(self.access.token)),
             "/v2/models/stats": lambda: {"model_stats": [describe.statistics(m) for m in server.models.values()]},
         }
         if path not in plain and path not in OTHERS and path not in PAGE and not found:
