@@ -115,7 +115,7 @@ class Api:
             kind, content = page_file(path)
             request.respond(200, ((b"content-type", kind), *PAGE_HEADERS), content)
         elif path == "/metrics":
-            request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(server))
+            request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(self.history))
         else:
             assert found is not None
             served = server.find(found[1], found[2])

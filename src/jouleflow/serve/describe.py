@@ -55,7 +55,7 @@ def statistics(served: ServedModel) -> dict[str, Any]:
     return {
         "name": served.spec.name,
         "version": served.spec.version,
-        "last_inference": 0,
+        "last_inference": int(served.last_end_s * 1e3),
         "inference_count": int(sum(rows * n for rows, (n, _) in served.batch_sizes.items())),
         "execution_count": int(sum(n for n, _ in served.batch_sizes.values())),
         "inference_stats": {

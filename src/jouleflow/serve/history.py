@@ -25,6 +25,7 @@ class History:
         self._counts: dict[str, dict[str, int]] = {}
         self._batches: dict[str, tuple[float, float]] = {}  # rows, batches
         self._joules, self._at_s = meter.read_j(), monotonic()
+        self._first_j = self._joules
 
     async def run(self) -> None:
         """Takes a sample a second, for as long as it runs."""
@@ -56,8 +57,8 @@ class History:
         batches = float(sum(b for b, _ in served.batch_sizes.values()))
         rows_before, batches_before = self._batches.get(name, (0.0, 0.0))
         self._batches[name] = rows, batches
-        latencies, served.latencies_s = served.latencies_s, []
-        quantiles = np.percentile(latencies, (50, 99)).tolist() if latencies else [None, None]
+        latencies_s = served.latencies.take()
+        quantiles = np.percentile(latencies_s, (50, 99)).tolist() if len(latencies_s) else [None, None]
         n_batches = batches - batches_before
         return {
             **{k: max(v - before.get(k, 0), 0) / span_s for k, v in now.items()},
@@ -67,6 +68,10 @@ class History:
             "p50_s": quantiles[0],
             "p99_s": quantiles[1],
         }
+
+    def energy_j(self) -> float:
+        """Joules since this began."""
+        return self.meter.read_j() - self._first_j
 
     def live(self) -> dict[str, Any]:
         """What the page draws."""
@@ -86,6 +91,7 @@ class History:
             "policy": self.server.settings.policy,
             "n_cores": self.server.n_cores,
             "meter": {"provenance": self.meter.provenance, "source": self.meter.source},
+            "energy_j": self.energy_j(),
             "problems": self.server.problems,
             "models": models,
             "samples": list(self.samples),

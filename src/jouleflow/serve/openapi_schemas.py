@@ -105,7 +105,7 @@ SCHEMAS: dict[str, Schema] = {
         },
     },
     "LiveSamples": record(
-        policy=TEXT, n_cores=COUNT, meter=record(provenance={"enum": ["measured", "modelled"]}, source=TEXT), problems=table(TEXT),
+        policy=TEXT, n_cores=COUNT, meter=record(provenance={"enum": ["measured", "modelled"]}, source=TEXT), energy_j=NUMBER, problems=table(TEXT),
         models=table(
             record(
                 version=TEXT, ready=FLAG, slo_s=AMOUNT, max_batch=COUNT, instances=COUNT, deaths=COUNT,

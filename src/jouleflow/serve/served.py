@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, prod
-from time import monotonic
+from time import monotonic, time
 
 from jouleflow.policy.dispatch import Start
 from jouleflow.policy.job import End, Job, Result
@@ -12,11 +12,11 @@ from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.messages import order_of
 from jouleflow.runtime.process import Answer, ModelProcess
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings, lay_out
+from jouleflow.serve.latency import MANY, Latencies
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
 
 MAX_LAYOUTS = 256
-MAX_LATENCIES = 10_000
 Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...]]  # kind, rows, bytes, outputs
 
 
@@ -36,12 +36,19 @@ class ServedModel:
         self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
         self.batch_sizes: dict[int, list[float]] = {}  # rows: [batches, seconds]
-        self.queue_s = self.compute_s = 0.0
-        self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
+        self.queue_s = self.compute_s = 0.0  # of completed requests, the whole time of its batch for each
+        self.latencies = Latencies(spec.slo_s)
+        self.last_end_s = 0.0  # of a batch, since 1970
 
     @property
     def ready(self) -> bool:
         return self.process.alive
+
+    def carry_on(self, dead: ServedModel) -> None:
+        """Takes over the counts of the same model whose process died, so that they go on."""
+        self.queue.counts, self.queue.latencies = dead.queue.counts, dead.queue.latencies
+        self.batch_sizes, self.latencies, self.last_end_s = dead.batch_sizes, dead.latencies, dead.last_end_s
+        self.queue_s, self.compute_s = dead.queue_s, dead.compute_s
 
     def job(self, ask: Ask, now_s: float, done: Callable[[Result], None]) -> Job:
         """The job of a checked request."""
@@ -104,14 +111,16 @@ class ServedModel:
                         self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
                     ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
+                    self.queue_s += waited
+                    self.compute_s += seconds
+                    self.latencies.recent_s.append(waited + seconds)
                 except ValueError as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
                 row += job.n_rows
                 queue.end(job, result)
-                self.queue_s += waited
-                if len(self.latencies_s) < MAX_LATENCIES:
-                    self.latencies_s.append(waited + seconds)
-                self.compute_s += seconds / len(batch)
+            if len(self.latencies.recent_s) >= MANY:
+                self.latencies.count()
+            self.last_end_s = time()
             entry = self.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds

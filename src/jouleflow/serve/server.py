@@ -172,7 +172,7 @@ class Server:
             self._background(self._respawn(served))
 
     async def _respawn(self, served: ServedModel) -> None:
-        name, counts = served.spec.name, served.queue.counts
+        name = served.spec.name
         for wait_s in (*RESPAWN_S, *[RESPAWN_S[-1]] * 1000):
             await asyncio.sleep(wait_s)
             if self.models.get(name) is not served or self.draining:
@@ -182,7 +182,7 @@ class Server:
             except ModelError as error:
                 self.problems[name] = str(error)
                 continue
-            fresh.queue.counts, fresh.queue.latencies = counts, served.queue.latencies
+            fresh.carry_on(served)
             self._put(fresh)
             self.problems.pop(name, None)
             return
