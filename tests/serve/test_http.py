@@ -109,6 +109,41 @@ def test_a_fixed_batch_is_served_at_that_size(server: Running) -> None:
     assert b"takes [3, 4]" in text
 
 
+def test_health_is_told_in_the_status_and_as_json(server: Running) -> None:
+    for path, answer in (
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models/double/ready", {"name": "double", "ready": True}),
+        ("/v2/models/many/versions/2/ready", {"name": "many", "ready": True}),
+    ):
+        status, headers, body = server.ask("GET", path)
+        assert (status, headers["content-type"], json.loads(body)) == (200, "application/json", answer)
+        assert server.ask("HEAD", path)[::2] == (200, b"")
+
+
+def test_the_right_method_is_named(server: Running) -> None:
+    for path, allowed in (("/v2", "GET, HEAD"), (INFER, "POST"), ("/metrics", "GET, HEAD")):
+        for method in ("DELETE", "OPTIONS", "TRACE"):
+            status, headers, _ = server.ask(method, path)
+            assert (status, headers["allow"]) == (405, allowed)
+
+
+def test_null_outputs_are_all_outputs(server: Running) -> None:
+    for outputs in (None, []):
+        answer = json.loads(server.ask("POST", INFER, {**ASK, "outputs": outputs})[2])
+        assert [o["name"] for o in answer["outputs"]] == ["y"]
+
+
+def test_a_full_server_says_when_to_come_back(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with (
+        serving(tmp_path, limits=Limits(max_connections=1)) as server,
+        socket.create_connection(("127.0.0.1", server.port)),
+    ):
+        status, headers, _ = server.ask("GET", "/v2")
+        assert (status, headers["retry-after"]) == (503, "1")
+
+
 def test_counts_add_up(server: Running) -> None:
     before = json.loads(server.ask("GET", "/v2/models/double/stats")[2])["model_stats"][0]["jouleflow"]
     for _ in range(5):
@@ -149,6 +184,10 @@ def one(**changes: object) -> dict:
         (one(parameters={"shared_memory_region": "r"}), "shared memory is not offered"),
         ({**ASK, "outputs": [{"name": "q"}]}, "not an output"),
         ({**ASK, "outputs": [{"name": "y"}, {"name": "y"}]}, "name one twice"),
+        ({**ASK, "outputs": {}}, "outputs must be a list"),
+        ({**ASK, "outputs": ""}, "outputs must be a list"),
+        (one(data=[[True, 1, 2, 3], [0.5, 0, 0, 0]]), "FP32 values only"),
+        (one(data=[[1e39, 0, 0, 0], [0, 0, 0, 0]]), "outside FP32"),
         ({**ASK, "parameters": {"timeout": -1}}, "microseconds"),
         ({**ASK, "id": 7}, "id must be a string"),
         (one(shape=[64, 4], data=[0.0] * 256), "at most 32"),
@@ -243,7 +282,8 @@ def test_beyond_this_machine_needs_a_token(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="JOULEFLOW_TOKEN"), serving(tmp_path, settings=AppSettings(http="0.0.0.0:0")):
         pass
     with serving(tmp_path, settings=AppSettings(http="0.0.0.0:0", token="secret")) as server:
-        assert server.ask("GET", "/v2")[0] == 401
+        status, headers, _ = server.ask("GET", "/v2")
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
         assert server.ask("GET", "/v2", authorization="Bearer wrong")[0] == 401
         assert server.ask("GET", "/v2", authorization="Bearer secret")[0] == 200
 
@@ -266,6 +306,33 @@ def test_control_is_on_its_own_listener(tmp_path: Path) -> None:
         assert server.ask("POST", "/v2/repository/models/double/load", port=port, **token)[0] == 200
         assert server.ask("POST", INFER, ASK)[0] == 200
         assert server.ask("POST", "/v2/repository/models/nothing/load", port=port, **token)[0] == 400
+
+
+def test_control_takes_what_triton_clients_send_and_ignores_nothing(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    affine(tmp_path / "other.onnx")
+    with serving(tmp_path, settings=AppSettings(http="127.0.0.1:0", admin="127.0.0.1:0", admin_token="root")) as server:
+
+        def control(path: str, body: object) -> tuple[int, bytes]:
+            port = server.app.ports["admin"]
+            return server.ask("POST", f"/v2/repository/{path}", body, port=port, authorization="Bearer root")[::2]  # type: ignore[arg-type,return-value]
+
+        assert control("models/double/unload", {"parameters": {"unload_dependents": False}})[0] == 200
+        assert control("models/double/unload", b"")[0] == 404
+        assert [m["name"] for m in json.loads(control("index", {"ready": True})[1])] == ["other"]
+        assert [m["name"] for m in json.loads(control("index", {"ready": False})[1])] == ["double", "other"]
+        for path, body, message in (
+            ("models/double/load", {"parameters": {"config": "{}"}}, b"nothing of it is taken from a request"),
+            ("models/double/load", b"[1]", b"must be a JSON object"),
+            ("models/double/load", b"x", b"not JSON"),
+            ("models/other/unload", {"parameters": {"force": True}}, b"unload_dependents"),
+            ("index", {"ready": 1}, b"must be true or false"),
+        ):
+            status, text = control(path, body)
+            assert status == 400, path
+            assert message in text
+        assert control("models/double/load", {"parameters": {}})[0] == 200
+        assert control("models/double/load", b"")[0] == 200
 
 
 def test_large_bodies_on_one_connection(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from jouleflow.cli.main import app
 from jouleflow.errors import InputError
 from jouleflow.load.client import Answers, infer_request, open_loop
+from jouleflow.load.report import NOT_TOLD, load_report, report_lines
 from jouleflow.load.run import Load, run_load
+from jouleflow.load.told import Counted, Energy, Told, between, read_told
 from jouleflow.serve.limits import Limits
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
@@ -52,8 +54,70 @@ def test_more_connections_than_the_server_takes_are_answers_too(tmp_path: Path) 
 
 def test_summary_counts_only_answers_in_time_as_good() -> None:
     answers = Answers([0.0] * 4, [0.01, 0.02, 0.2, 0.001], [200, 200, 200, 503], duration_s=2.0)
-    summary = answers.summary(slo_s=0.1)
-    assert summary["infer_per_s"] == 1.5
+    summary = answers.summary(slo_s=0.1, rows=4)
+    assert summary["infer_per_s"] == 6.0
+    assert summary["requests_per_s"] == 1.5
+    assert summary["latency_mean_s"] == pytest.approx(0.23 / 3)
     assert summary["goodput_per_s"] == 1.0
     assert summary["slo_attained_frac"] == 0.5
     assert summary["rejection_p50_s"] == 0.001
+
+
+def test_what_the_server_counted_meanwhile() -> None:
+    before = Told(Counted(10, 20, 5, 1.0, 2.0, {"completed": 10, "rejected": 1}), Energy(5.0, "modelled", "a guess"))
+    after = Told(Counted(14, 28, 7, 1.2, 3.0, {"completed": 14, "rejected": 3}), Energy(7.0, "modelled", "a guess"))
+    done = between(before, after, 0.5)
+    assert done["server"] == {
+        "answered": 4,
+        "queue_mean_s": pytest.approx(0.05),
+        "compute_mean_s": pytest.approx(0.25),
+        "network_and_client_mean_s": pytest.approx(0.2),
+        "rows_per_batch": 4.0,
+        "ends": {"completed": 4, "rejected": 2},
+    }
+    energy = {"energy_j": 2.0, "j_per_request": 0.5, "j_per_inference": 0.25}
+    assert done["energy"] == {"provenance": "modelled", "source": "a guess", **energy}
+    assert between(after, before, 0.5) == {"server": None, "energy": None}, "it was started again"
+    nothing = between(before, before, None)
+    assert nothing["server"]["queue_mean_s"] is nothing["energy"]["j_per_request"] is None
+
+
+def test_a_server_that_tells_nothing_is_not_guessed_at() -> None:
+    told = read_told(lambda path: None, "m")
+    assert told == Told(None, None, 0.0)
+    summary = Answers([0.0], [0.01], [200], 1.0).summary()
+    lines = dict(report_lines({"slo_s": 0.0, **summary, **between(told, told, 0.01)}))
+    assert lines["energy"] == lines["of it"] == NOT_TOLD
+
+
+def test_tritons_statistics_have_no_ends_of_ours() -> None:
+    spent = {"success": {"count": 2, "ns": 9}, "queue": {"count": 2, "ns": 10**9}}
+    spent |= {stage: {"count": 2, "ns": 10**9} for stage in ("compute_input", "compute_infer", "compute_output")}
+    stats = {"model_stats": [{"inference_count": 8, "execution_count": 1, "inference_stats": spent}]}
+    told = read_told(lambda path: stats if path.endswith("/stats") else None, "m")
+    assert told.counted == Counted(2, 8, 1, 1.0, 3.0, {})
+
+
+def test_the_report_of_a_load(tmp_path: Path) -> None:
+    affine(tmp_path / "double" / "model.onnx")
+    (tmp_path / "double" / "jouleflow.toml").write_text("slo_ms = 10000\n")
+    with serving(tmp_path) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        report = load_report(Load(url, "double", np.linspace(0, 0.5, 100), rows=3))
+        told = report["server"]
+        assert told["answered"] == told["ends"]["completed"] == report["requests"] == 100
+        assert told["rows_per_batch"] >= 3
+        assert 0 < told["queue_mean_s"] + told["compute_mean_s"] <= report["latency_mean_s"] * 1.01
+        assert report["infer_per_s"] == pytest.approx(3 * report["requests_per_s"])
+        assert (report["slo_s"], report["slo_attained_frac"]) == (10.0, 1.0)
+        assert report["energy"]["provenance"] == server.app.history.meter.provenance
+        assert report["energy"]["j_per_request"] == pytest.approx(3 * report["energy"]["j_per_inference"])
+        arguments = ["load", url, "double", "--duration", "0.3s", "--in-flight", "2"]
+        shown = CliRunner().invoke(app, arguments)
+        assert shown.exit_code == 0, shown.output
+        for word in ("inferences/s", "within 10 s", "p50", "p90", "p95", "p99", "queue", "compute", "J/request"):
+            assert word in shown.output
+        assert report["energy"]["provenance"] in shown.output
+        recorded = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+        assert recorded["server"]["answered"] > 0
+        assert recorded["energy"]["provenance"] == report["energy"]["provenance"]

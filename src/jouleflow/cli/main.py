@@ -478,18 +478,19 @@ def load(
     in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight when there is no --rate.")] = 16,
     duration: Duration = "10s",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
-    slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms.")] = "",
+    slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms; the model's own by default.")] = "",
     timeout: Annotated[str, typer.Option(help="Deadline that each request carries, such as 50ms.")] = "",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Put load on an Open Inference Protocol server: throughput, percentiles, goodput."""
+    """Put load on an Open Inference Protocol server: throughput, percentiles, queue and compute, goodput, energy."""
     _need_serving()
     import os
 
     import numpy as np
 
-    from jouleflow.load.run import Load, run_load
+    from jouleflow.load.report import load_report, report_lines
+    from jouleflow.load.run import Load
     from jouleflow.trace.arrivals import load_arrivals, make_arrivals
 
     seconds, random = _quantity(duration, "s") or 10.0, np.random.default_rng(seed)
@@ -502,17 +503,11 @@ def load(
     asked = Load(
         url.rstrip("/"), model, times, in_flight, seconds, rows, slo_s, timeout_s, os.environ.get("JOULEFLOW_TOKEN", "")
     )
-    summary = run_load(asked).summary(slo_s)
-    _emit(summary, as_json)
+    done = load_report(asked)
+    _emit(done, as_json)
     if not as_json:
-        for key, value in summary.items():
-            if key.startswith(("latency", "rejection")):
-                out.print(
-                    f"{key.removesuffix('_s'):<22} {'none' if value is None else f'{value * 1e3:.2f} ms'}",
-                    highlight=False,
-                )
-            else:
-                out.print(f"{key:<22} {f'{value:.4g}' if isinstance(value, float) else value}", highlight=False)
+        for what, how_much in report_lines(done):
+            out.print(f"{what:<12} {how_much}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -51,9 +51,9 @@ class Answers:
     status: list[int] = field(default_factory=list)
     duration_s: float = 0.0
 
-    def summary(self, slo_s: float = 0.0) -> dict[str, Any]:
-        """perf_analyzer's words: throughput and percentiles of what succeeded; goodput is what met the SLO, a second; rejection is
-        how long it took to say no at once (429, 503)."""
+    def summary(self, slo_s: float = 0.0, rows: int = 1) -> dict[str, Any]:
+        """perf_analyzer's words: throughput and percentiles of what succeeded; goodput is the requests that met the SLO, a second;
+        rejection is how long it took to say no at once (429, 503). rows: of each request; each is an inference."""
         status = np.array(self.status)
         good = np.array(self.latency_s)[status == 200] if len(status) else np.empty(0)
         refused = (status == 429) | (status == 503)
@@ -64,10 +64,12 @@ class Answers:
             "requests": len(status),
             "succeeded": len(good),
             "statuses": {str(k): v for k, v in sorted(Counter(self.status).items())},
-            "infer_per_s": len(good) / span,
+            "infer_per_s": len(good) * rows / span,
+            "requests_per_s": len(good) / span,
             "goodput_per_s": met / span,
             "slo_attained_frac": met / len(status) if len(status) else 0.0,
         }
+        out["latency_mean_s"] = float(good.mean()) if len(good) else None
         for name, values in (("latency", good), ("rejection", bad)):
             for p in (50, 90, 95, 99):
                 out[f"{name}_p{p}_s"] = float(np.percentile(values, p)) if len(values) else None

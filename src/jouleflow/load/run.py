@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
 from jouleflow.load.client import Answers, closed_loop, infer_request, open_loop
+from jouleflow.load.told import Told, read_told
 from jouleflow.runtime.tensors import NUMPY
 
+MAX_ANSWER_BYTES = 16 << 20
 REQUESTS = 8  # different ones, sent in turn
 
 
@@ -43,15 +45,27 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _get(url: str, token: str) -> Any:
+def _get(url: str, token: str, optional: bool = False) -> Any:
+    """The JSON at an address. optional: None when the server has nothing there."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=10) as answer:
-            return orjson.loads(answer.read(1 << 20))
+            return orjson.loads(answer.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
+        if optional and error.code in (400, 404, 405, 501):
+            return None
         raise InputError(f"{url}: {error.code} {error.read(500).decode(errors='replace')}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{url} does not answer ({error}): is the server there?") from error
+
+
+def read_server(load: Load) -> Told:
+    """What the server has counted until now.
+
+    Raises InputError when it does not answer, or there is no such model.
+    """
+    _get(f"{load.url}/v2/models/{load.model}", load.token)
+    return read_told(lambda path: _get(f"{load.url}{path}", load.token, optional=True), load.model)
 
 
 def random_requests(load: Load, host: str) -> list[bytes]:

@@ -14,10 +14,12 @@ from jouleflow.errors import InputError
 from jouleflow.policy.job import End, Result
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access, Gate
+from jouleflow.serve.control import check_load, check_unload, ready_only
 from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
 from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
 from jouleflow.serve.server import Server
 
@@ -26,6 +28,14 @@ CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
 MAX_KNOWN, MAX_ANSWERS = 64, 8
+
+
+class WrongMethod(RequestError):
+    """The address is there, for other methods."""
+
+    def __init__(self, method: bytes, allowed: bytes) -> None:
+        super().__init__(405, f"{method.decode('latin-1')[:20]} is not answered here: use {allowed.decode()}")
+        self.allowed = allowed
 
 
 class Api:
@@ -39,10 +49,12 @@ class Api:
     def __call__(self, request: Request) -> None:
         refused = self.gate.refusal(request.headers)
         if refused is not None:
-            answer_error(request, *refused)
+            answer_error(request, *refused, ((b"www-authenticate", b"Bearer"),) if refused[0] == 401 else ())
             return
         try:
             self._route(request)
+        except WrongMethod as error:
+            answer_error(request, error.status, str(error), ((b"allow", error.allowed),))
         except RequestError as error:
             answer_error(request, error.status, str(error))
         except InputError as error:
@@ -58,16 +70,16 @@ class Api:
         path, post = request.path, request.method == b"POST"
         found = MODEL.fullmatch(path)
         if found and found[3] == "infer":
-            _require(post, request, "POST")
+            _require(post, request, b"POST")
             if len(self._targets) < MAX_KNOWN:
                 self._targets[request.target] = found[1], found[2]
             self._infer(request, found[1], found[2])
         elif path == "/v2/repository/index":
-            _require(post, request, "POST")
+            _require(post, request, b"POST")
             self._only_admin()
-            _json(request, describe.index(self.server))
+            _json(request, describe.index(self.server, ready_only(request.body)))
         elif control := CONTROL.fullmatch(path):
-            _require(post, request, "POST")
+            _require(post, request, b"POST")
             self._only_admin()
             self._control(request, control[1], control[2])
         else:
@@ -79,27 +91,28 @@ class Api:
             "/v2": lambda: describe.server_metadata(self.admin),
             "/v2/": lambda: describe.server_metadata(self.admin),
             "/live.json": self.history.live,
+            "/openapi.json": lambda: document(self.server, self.admin, bool(self.gate.access.token)),
             "/v2/models/stats": lambda: {"model_stats": [describe.statistics(m) for m in server.models.values()]},
         }
         if path not in plain and path not in OTHERS and path not in PAGE and not found:
             raise RequestError(404, "there is nothing at this address")
-        _require(request.method in (b"GET", b"HEAD"), request, "GET")
+        _require(request.method in (b"GET", b"HEAD"), request, b"GET, HEAD")
         if path in plain:
             _json(request, plain[path]())
         elif path == "/v2/health/live":
-            request.respond(200, ())
+            _json(request, {"live": True})
         elif path == "/v2/health/ready":
-            request.respond(200 if server.ready else 503, ())
+            _json(request, {"ready": server.ready}, 200 if server.ready else 503)
         elif path in PAGE:
             kind, content = page_file(path)
             request.respond(200, ((b"content-type", kind), *PAGE_HEADERS), content)
         elif path == "/metrics":
-            request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(server))
+            request.respond(200, ((b"content-type", CONTENT_TYPE.encode()),), exposition(self.history))
         else:
             assert found is not None
             served = server.find(found[1], found[2])
             if found[3] == "ready":
-                request.respond(200 if served.ready else 503, ())
+                _json(request, {"name": served.spec.name, "ready": served.ready}, 200 if served.ready else 503)
             elif found[3] == "stats":
                 _json(request, {"model_stats": [describe.statistics(served)]})
             elif found[3] == "config":
@@ -143,6 +156,10 @@ class Api:
             raise RequestError(403, "model control is on the admin listener only; see --admin")
 
     def _control(self, request: Request, name: str, what: str) -> None:
+        (check_load if what == "load" else check_unload)(request.body)
+        if what == "unload":
+            self.server.find(name)
+
         async def work() -> None:
             try:
                 await (self.server.load(name) if what == "load" else self.server.unload(name))
@@ -162,13 +179,13 @@ def _binary_headers(text: bytes) -> Headers:
     return (b"content-type", b"application/octet-stream"), (LENGTH, b"%d" % len(text))
 
 
-def _require(holds: bool, request: Request, method: str) -> None:
+def _require(holds: bool, request: Request, allowed: bytes) -> None:
     if not holds:
-        raise RequestError(405, f"{request.method.decode('latin-1')[:20]} is not answered here: use {method}")
+        raise WrongMethod(request.method, allowed)
 
 
-def _json(request: Request, value: Any) -> None:
-    request.respond(200, JSON_HEADERS, orjson.dumps(value))
+def _json(request: Request, value: Any, status: int = 200) -> None:
+    request.respond(status, JSON_HEADERS, orjson.dumps(value))
 
 
 def answer_error(request: Request, status: int, message: str, more: Headers = ()) -> None:

@@ -65,7 +65,7 @@ def statistics(served: ServedModel) -> dict[str, Any]:
     return {
         "name": served.spec.name,
         "version": served.spec.version,
-        "last_inference": 0,
+        "last_inference": int(served.tally.last_end_s * 1e3),
         "inference_count": int(sum(rows * n for rows, (n, _) in served.tally.batch_sizes.items())),
         "execution_count": int(sum(n for n, _ in served.tally.batch_sizes.values())),
         "inference_stats": {
@@ -97,8 +97,8 @@ def statistics(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def index(server: Server) -> list[dict[str, str]]:
-    """Every model of the repository and its state."""
+def index(server: Server, ready_only: bool) -> list[dict[str, str]]:
+    """Every model of the repository and its state; ready_only: those that answer."""
     rows = []
     for name in sorted({*server.repository.names(), *server.models}):
         served = server.models.get(name)
@@ -115,4 +115,4 @@ def index(server: Server) -> list[dict[str, str]]:
         rows.append(
             {"name": name, "version": version, "state": "UNAVAILABLE", "reason": server.problems.get(name, "unloaded")}
         )
-    return rows
+    return [row for row in rows if row["state"] == "READY" or not ready_only]

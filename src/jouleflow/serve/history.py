@@ -27,6 +27,7 @@ class History:
         self._batches: dict[str, tuple[float, float]] = {}  # rows, batches
         self._wasted_j: dict[str, float] = {}
         self._joules, self._at_s = meter.read_j(), monotonic()
+        self._first_j = self._joules
 
     async def run(self) -> None:
         """Takes a sample a second, for as long as it runs."""
@@ -60,8 +61,8 @@ class History:
         batches = float(sum(b for b, _ in served.tally.batch_sizes.values()))
         rows_before, batches_before = self._batches.get(name, (0.0, 0.0))
         self._batches[name] = rows, batches
-        latencies, served.latencies_s = served.latencies_s, []
-        quantiles = np.percentile(latencies, (50, 99)).tolist() if latencies else [None, None]
+        latencies_s = served.tally.latencies.take()
+        quantiles = np.percentile(latencies_s, (50, 99)).tolist() if len(latencies_s) else [None, None]
         n_batches = batches - batches_before
         wasted_j = sum(served.tally.wasted_j.values())
         wasted_before_j, self._wasted_j[name] = self._wasted_j.get(name, 0.0), wasted_j
@@ -74,6 +75,10 @@ class History:
             "p99_s": quantiles[1],
             "wasted_w": max(wasted_j - wasted_before_j, 0.0) / span_s,
         }
+
+    def energy_j(self) -> float:
+        """Joules since this began."""
+        return self.meter.read_j() - self._first_j
 
     def live(self) -> dict[str, Any]:
         """What the page draws."""
@@ -95,6 +100,7 @@ class History:
             "n_cores": self.server.n_cores,
             "meter": {"provenance": self.meter.provenance, "source": self.meter.source},
             "wasted_provenance": PROVENANCE,
+            "energy_j": self.energy_j(),
             "problems": self.server.problems,
             "models": models,
             "samples": list(self.samples),

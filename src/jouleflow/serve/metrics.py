@@ -1,47 +1,62 @@
 """OpenMetrics: counters that add up, and gauges of now. accepted = completed + rejected + expired + cancelled + failed + waiting or
-running."""
+running. docs/metrics.md says what each is, and what Triton calls it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.utils import floatToGoString
 
-from jouleflow.serve.server import Server
+from jouleflow.serve.history import ENDS, History
+from jouleflow.serve.latency import BOUNDS_S, LatencyCounts
 from jouleflow.serve.tally import PROVENANCE, WASTES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
+MODEL = ("model", "version")
+
+
+def _counter(name: str, says: str, labels: tuple[str, ...] = MODEL, unit: str = "") -> CounterMetricFamily:
+    return CounterMetricFamily(f"jouleflow_{name}", says, labels=labels, unit=unit)
+
+
+def _gauge(name: str, says: str, unit: str = "") -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"jouleflow_{name}", says, labels=MODEL, unit=unit)
 
 
 class _Collector:
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, history: History) -> None:
+        self.history = history
 
     def collect(self) -> Iterator[Metric]:
-        labels = ["model", "version"]
-        accepted = CounterMetricFamily("jouleflow_requests_accepted", "Requests that named this model.", labels=labels)
-        ended = CounterMetricFamily("jouleflow_requests", "Requests by how they ended.", labels=[*labels, "end"])
-        rows = CounterMetricFamily("jouleflow_rows", "Rows that were run.", labels=labels)
-        batches = CounterMetricFamily("jouleflow_batches", "Batches that were run.", labels=labels)
-        queued = CounterMetricFamily("jouleflow_queue_seconds", "Time that completed requests waited.", labels=labels)
-        computed = CounterMetricFamily("jouleflow_compute_seconds", "Time that batches ran.", labels=labels)
-        deaths = CounterMetricFamily(
-            "jouleflow_model_deaths", "Times that the process of a model died.", labels=["model"]
+        server = self.history.server
+        accepted = _counter("requests_accepted", "Requests that named this model.")
+        ended = _counter("requests", "Requests by how they ended.", (*MODEL, "end"))
+        in_time = _counter("requests_in_time", "Completed requests within the SLO, all of them where there is none.")
+        rows = _counter("rows", "Rows that were run.")
+        batches = _counter("batches", "Batches that were run.")
+        queued = _counter("queue_seconds", "Time that completed requests waited.", unit="seconds")
+        computed = _counter("compute_seconds", "Time that batches ran.", unit="seconds")
+        latency = HistogramMetricFamily(
+            "jouleflow_latency_seconds", "Completed requests, from arrival to answer.", labels=MODEL, unit="seconds"
         )
-        waiting = GaugeMetricFamily("jouleflow_waiting_requests", "Requests in the queue.", labels=labels)
-        running = GaugeMetricFamily("jouleflow_running_batches", "Batches that run now.", labels=labels)
-        ready = GaugeMetricFamily("jouleflow_model_ready", "1 when the model answers.", labels=labels)
-        wasted = CounterMetricFamily(
-            "jouleflow_wasted_core_seconds", "Core time of work that was run for nothing.", labels=[*labels, "why"]
+        deaths = _counter("model_deaths", "Times that the process of a model died.", ("model",))
+        waiting = _gauge("waiting_requests", "Requests in the queue.")
+        running = _gauge("running_batches", "Batches that run now.")
+        ready = _gauge("model_ready", "1 when the model answers.")
+        slo = _gauge("slo_seconds", "Within what time requests are to be answered; 0: it does not matter.", "seconds")
+        energy = _counter("energy_joules", "Energy since the server began.", ("provenance",), "joules")
+        reasons = (*MODEL, "why")
+        wasted = _counter("wasted_core_seconds", "Core time of work that was run for nothing.", reasons, "seconds")
+        joules = _counter(
+            "wasted_joules", "Energy of work that was run for nothing.", (*reasons, "provenance"), "joules"
         )
-        joules = CounterMetricFamily(
-            "jouleflow_wasted_joules", "Energy of work that was run for nothing.", labels=[*labels, "why", "provenance"]
-        )
-        for (name, version), tally in self.server.tallies.items():
+        for (name, version), tally in server.tallies.items():
             at, counts, sizes = [name, version], tally.counts, tally.batch_sizes
             accepted.add_metric(at, counts["accepted"])
             for end in ENDS:
@@ -53,14 +68,19 @@ class _Collector:
             for why in WASTES:
                 wasted.add_metric([*at, why], tally.wasted_core_s[why])
                 joules.add_metric([*at, why, PROVENANCE], tally.wasted_j[why])
-        for served in self.server.models.values():
+        for served in server.models.values():
             at = [served.spec.name, served.spec.version]
             waiting.add_metric(at, served.queue.n_jobs)
             running.add_metric(at, served.queue.n_running)
             ready.add_metric(at, float(served.ready))
-        for name, n in self.server.n_deaths.items():
-            deaths.add_metric([name], n)
-        yield from (accepted, ended, rows, batches, queued, computed, wasted, joules, deaths, waiting, running, ready)
+            slo.add_metric(at, served.spec.slo_s)
+            deaths.add_metric([served.spec.name], server.n_deaths.get(served.spec.name, 0))
+            buckets, sum_s = _buckets(served.tally.latencies)
+            latency.add_metric(at, buckets, sum_s)
+            in_time.add_metric(at, served.tally.latencies.n_in_time)
+        energy.add_metric([self.history.meter.provenance], self.history.energy_j())
+        yield from (accepted, ended, in_time, rows, batches, queued, computed, wasted, joules, latency, deaths)
+        yield from (waiting, running, ready, slo, energy)
 
 
 class _ClusterCollector:
@@ -102,8 +122,16 @@ def cluster_exposition(
     return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
 
 
-def exposition(server: Server) -> bytes:
+def _buckets(latencies: LatencyCounts) -> tuple[list[tuple[str, float]], float]:
+    """(bound, requests up to it), and the sum of their latencies."""
+    latencies.count()
+    up_to = np.cumsum(latencies.n_by_bound).tolist()
+    names = [*map(floatToGoString, BOUNDS_S), "+Inf"]
+    return list(zip(names, up_to, strict=True)), latencies.sum_s
+
+
+def exposition(history: History) -> bytes:
     """The text that a Prometheus server scrapes."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(server))  # type: ignore[arg-type]
+    registry.register(_Collector(history))  # type: ignore[arg-type]
     return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ MAX_RANK = 8
 MAX_ELEMENTS = 1 << 28
 MAX_HEADER_BYTES = 1 << 20  # of the JSON before binary tensors
 MAX_NAME = 256
+MAX_TIMEOUT_US, MAX_PRIORITY = 3_600_000_000, 255
 CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
 
 
@@ -128,15 +129,10 @@ class Decoder:
         return Ask(header, data, sum(map(len, data)))
 
     def _header(self, raw: bytes) -> Header:
-        try:
-            asked = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise RequestError(400, f"the request is not JSON: {str(error)[:120]}") from error
-        if not isinstance(asked, dict):
-            raise RequestError(400, "the request must be a JSON object")
-        parameters = _object(asked.get("parameters", {}), "parameters")
+        asked = parse_object(raw)
+        parameters = as_object(asked.get("parameters", {}), "parameters")
         given = tuple(
-            self._input(_object(each, f"inputs[{k}]"), f"inputs[{k}]")
+            self._input(as_object(each, f"inputs[{k}]"), f"inputs[{k}]")
             for k, each in enumerate(_list(asked.get("inputs"), "inputs"))
         )
         return self.header(
@@ -167,20 +163,20 @@ class Decoder:
         return Header(request_id, given, wanted, timeout_s, priority, n_rows, kind, place, n_binary)
 
     def _wanted(self, asked: dict[str, Any], parameters: dict[str, Any]) -> tuple[Wanted, ...]:
-        binary = _flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
-        if not asked.get("outputs"):
+        binary = as_flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
+        if asked.get("outputs") in (None, []):
             return tuple(Wanted(name, binary) for name in self.outputs)
         wanted = []
         for k, each in enumerate(_list(asked["outputs"], "outputs")):
             where = f"outputs[{k}]"
-            spec = _object(each, where)
+            spec = as_object(each, where)
             name = _text(spec.get("name"), f"{where}.name")
             if name not in self.outputs:
                 raise RequestError(400, f"{where}.name {name!r} is not an output of the model: {self.outputs}")
-            own = _object(spec.get("parameters", {}), f"{where}.parameters")
+            own = as_object(spec.get("parameters", {}), f"{where}.parameters")
             if "classification" in own:
                 raise RequestError(400, f"{where}.parameters.classification is not supported: ask for the scores")
-            wanted.append(Wanted(name, _flag(own.get("binary_data", binary), f"{where}.parameters.binary_data")))
+            wanted.append(Wanted(name, as_flag(own.get("binary_data", binary), f"{where}.parameters.binary_data")))
         if len({w.name for w in wanted}) != len(wanted):
             raise RequestError(400, f"outputs name one twice: {[w.name for w in wanted]}")
         return tuple(wanted)
@@ -195,7 +191,7 @@ class Decoder:
             raise RequestError(400, f"{where}.datatype {datatype!r}: input {name!r} is {port.datatype}")
         shape = _shape(spec.get("shape"), f"{where}.shape")
         check_shape(port, shape, where)
-        own = _object(spec.get("parameters", {}), f"{where}.parameters")
+        own = as_object(spec.get("parameters", {}), f"{where}.parameters")
         if "shared_memory_region" in own:
             raise RequestError(400, f"{where}: shared memory is not offered; send the bytes")
         size = own.get("binary_data_size")
@@ -208,6 +204,17 @@ class Decoder:
             raise RequestError(400, f"{where}.parameters.binary_data_size {size!r} must be an integer >= 0")
         check_size(datatype, shape, size, where)
         return Given(name, datatype, shape, size)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a request is.
+
+    Raises RequestError when it is none.
+    """
+    try:
+        return as_object(orjson.loads(raw), "the request")
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"the request is not JSON: {str(error)[:120]}") from error
 
 
 def check_shape(port: Port, shape: tuple[int, ...], where: str) -> None:
@@ -235,6 +242,8 @@ def _json_data(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> 
         else:
             array = np.asarray(data)
             _check_kind(array, datatype, where)
+            if datatype != "BOOL" and _has_bool(data):
+                raise RequestError(400, f"{where} must hold {datatype} values only")
             array = array.astype(NUMPY[datatype])
     except (ValueError, TypeError, OverflowError) as error:
         raise RequestError(400, f"{where} is not a list of {datatype}: {str(error)[:80]}") from error
@@ -248,11 +257,27 @@ def _check_kind(array: NDArray[Any], datatype: str, where: str) -> None:
     allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
     if array.size and array.dtype.kind not in allowed:
         raise RequestError(400, f"{where} must hold {datatype} values only")
-    if array.size and dtype.kind in "iu":
-        info = np.iinfo(dtype.str)
-        low, high = int(array.min()), int(array.max())
-        if low < info.min or high > info.max:
+    if array.size and dtype.kind in "iuf":
+        least, most = limits_of(dtype)
+        low, high = array.min().item(), array.max().item()
+        if low < least or high > most:
             raise RequestError(400, f"{where} has values from {low} to {high}, outside {datatype}")
+
+
+def limits_of(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """The least and the largest number of a type, exact."""
+    if dtype.kind == "f":
+        most = float(np.finfo(dtype.str).max)
+        return -most, most
+    return int(np.iinfo(dtype.str).min), int(np.iinfo(dtype.str).max)
+
+
+def _has_bool(data: Any) -> bool:
+    """Whether true or false is among numbers: NumPy would take them for 1 and 0."""
+    if not isinstance(data, list):
+        return isinstance(data, bool)
+    kinds = set(map(type, data))
+    return bool in kinds or (list in kinds and any(map(_has_bool, data)))
 
 
 def check_strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
@@ -273,7 +298,8 @@ def _shape(value: Any, where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """The value, which must be an object."""
     if not isinstance(value, dict):
         raise RequestError(400, f"{where} must be a JSON object")
     return value
@@ -291,7 +317,8 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _flag(value: Any, where: str) -> bool:
+def as_flag(value: Any, where: str) -> bool:
+    """The value, which must be true or false."""
     if not isinstance(value, bool):
         raise RequestError(400, f"{where} must be true or false")
     return value
@@ -299,15 +326,15 @@ def _flag(value: Any, where: str) -> bool:
 
 def _timeout_s(parameters: dict[str, Any]) -> float:
     value = parameters.get("timeout", 0)  # in microseconds, as Triton has it
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3_600_000_000:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TIMEOUT_US:
         raise RequestError(400, f"parameters.timeout {value!r} must be microseconds, 0 to an hour")
     return value * 1e-6
 
 
 def _priority(parameters: dict[str, Any]) -> int:
     value = parameters.get("priority", 0)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 255:
-        raise RequestError(400, f"parameters.priority {value!r} must be 0 to 255")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_PRIORITY:
+        raise RequestError(400, f"parameters.priority {value!r} must be 0 to {MAX_PRIORITY}")
     return value
 
 

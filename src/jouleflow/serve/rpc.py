@@ -18,8 +18,10 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import (
     MAX_ELEMENTS,
     MAX_NAME,
+    MAX_PRIORITY,
     MAX_RANK,
     MAX_TENSORS,
+    MAX_TIMEOUT_US,
     Ask,
     Given,
     RequestError,
@@ -143,12 +145,12 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     unknown = sorted(set(names) - set(decoder.outputs))
     if unknown or len(set(names)) != len(names):
         raise RequestError(400, f"outputs {names}: the model has {decoder.outputs}, each at most once")
-    timeout_s = _whole(request, "timeout", 3_600_000_000) * 1e-6
+    timeout_s = _whole(request, "timeout", MAX_TIMEOUT_US) * 1e-6
     limits = [timeout_s] if timeout_s else []
     if remaining_s is not None:
         limits.append(max(remaining_s, LEAST_S))
     wanted = tuple(Wanted(n, True) for n in names)
-    priority = _whole(request, "priority", 255)
+    priority = _whole(request, "priority", MAX_PRIORITY)
     header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
     data: list[memoryview | bytes] = [sent[k] for k in header.place]
     return Ask(header, data, sum(map(len, data)))

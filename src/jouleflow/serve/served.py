@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, prod
-from time import monotonic
+from time import monotonic, time
 
 from jouleflow.policy.dispatch import Start
 from jouleflow.policy.job import End, Job, Result
@@ -13,12 +13,12 @@ from jouleflow.runtime.messages import order_of
 from jouleflow.runtime.process import Answer, ModelProcess
 from jouleflow.runtime.tensors import NUMPY, Piece, decode_strings, encode_strings, lay_out
 from jouleflow.runtime.trial import batchable
+from jouleflow.serve.latency import MANY
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
 from jouleflow.serve.tally import Tally
 
 MAX_LAYOUTS = 256
-MAX_LATENCIES = 10_000
 Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...]]  # kind, rows, bytes, outputs
 
 
@@ -37,7 +37,7 @@ class ServedModel:
         max_rows = queue.max_batch if self.batchable else 1
         self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
-        self.latencies_s: list[float] = []  # of what completed since they were last taken; bounded
+        tally.latencies.slo_s = spec.slo_s
 
     @property
     def ready(self) -> bool:
@@ -114,6 +114,9 @@ class ServedModel:
                         self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
                     ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
+                    tally.queue_s += waited
+                    tally.compute_s += seconds
+                    tally.latencies.recent_s.append(waited + seconds)
                 except (ValueError, LookupError) as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
                 row += job.n_rows
@@ -124,10 +127,9 @@ class ServedModel:
                 elif job.deadline_s < now_s:
                     tally.wasted_core_s["late"] += row_core_s * job.n_rows
                 queue.end(job, result)
-                tally.queue_s += waited
-                if len(self.latencies_s) < MAX_LATENCIES:
-                    self.latencies_s.append(waited + seconds)
-                tally.compute_s += seconds / len(batch)
+            if len(tally.latencies.recent_s) >= MANY:
+                tally.latencies.count()
+            tally.last_end_s = time()
             entry = tally.batch_sizes.setdefault(n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
