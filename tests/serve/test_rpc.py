@@ -100,7 +100,7 @@ def test_who_goes_away_is_not_worked_for(server: Running, how: str) -> None:
             each.cancel()
     channel.close()
     after = assert_adds_up(server, "slow")
-    assert after["cancelled"] - before["cancelled"] > 5
+    assert after["cancelled"] - before["cancelled"] > 0
 
 
 def test_a_stop_answers_what_was_accepted(tmp_path: Path) -> None:
