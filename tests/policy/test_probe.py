@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jouleflow.policy.batch import make_policy
 from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.policies import make_policy
 from jouleflow.policy.queue import PROBE_S, ModelQueue
 
 SLO_S = 0.1

@@ -81,7 +81,7 @@ def cpu_s(pid: int) -> float | None:
     """
     try:
         return time.clock_gettime((~pid << 3) | SCHEDULED_CLOCK)
-    except OSError:
+    except (OSError, OverflowError):
         return None
 
 
