@@ -157,6 +157,7 @@ def test_streams_of_a_connection_are_limited(server: Running) -> None:
     """What is beyond them waits at the client, and is not yet accepted."""
     with channel_to(server) as channel:
         before = assert_adds_up(server, "slow")["accepted"]
+        call(channel, "ServerLive")(message("ServerLiveRequest")())  # the client knows the limit from now on
         waiting = flood(call(channel), 60)
         time.sleep(0.05)
         c = counts(server, "slow")
@@ -213,6 +214,7 @@ def test_refused_for_now_is_resource_exhausted(tmp_path: Path) -> None:
     slow(tmp_path / "slow" / "model.onnx")
     (tmp_path / "slow" / "jouleflow.toml").write_text("max_batch = 1\ninstances = 1\nmax_queue = 1\n")
     with serving(tmp_path, settings=BOTH) as server, channel_to(server) as channel:
+        call(channel, "ServerLive")(message("ServerLiveRequest")())
         waiting = flood(call(channel), 100)
         codes = [each.exception(60).code() if each.exception(60) else None for each in waiting]
         assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 0
