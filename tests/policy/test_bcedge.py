@@ -86,6 +86,7 @@ def test_utility_as_published() -> None:
     after = replace(NOTHING, n_arrived=4, n_ended=4, n_completed=4, n_in_time=4, latency_s=0.04)
     assert shortfall_between(NOTHING, after, 1.0) == 0.0
     assert shortfall_between(NOTHING, replace(after, n_in_time=0), 1.0) == -5.0
+    assert shortfall_between(after, NOTHING, 1.0) is None
     assert shortfall_between(NOTHING, NOTHING, 1.0) is None
 
 

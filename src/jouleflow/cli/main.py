@@ -1,4 +1,4 @@
-"""The commands. Results go to stdout (`--json` for machines), progress to stderr; exit 0 done, 1 infeasible, 2 misuse."""
+"""The commands for one board, and the entry point; those around the server are in `serving`."""
 
 from __future__ import annotations
 
@@ -8,60 +8,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jouleflow.errors import Infeasible, InputError, JouleflowError, MissingCapability
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-out, err = Console(), Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-System = Annotated[str, typer.Option(help="A board's name (see `jouleflow devices`) or a .toml file.")]
-Harvest = Annotated[
-    str,
-    typer.Option(
-        help="A trace's name (see `jouleflow traces`), a .csv(.gz) file, or a recorder's: .h5 (shepherd), .ppk2@3.0V, .bin/.emd (EnergyRunner)."
-    ),
-]
-Planner = Annotated[
-    str,
-    typer.Option(
-        help="tile: commits planned ahead. adaptive: the board reads its voltage and commits only when it must. Others, to compare: "
-        "restart, layer, loop, footprint, jit."
-    ),
-]
-Sram = Annotated[str | None, typer.Option(help="SRAM budget, e.g. 32kB; the board's by default.")]
-Capacitor = Annotated[str | None, typer.Option(help="Capacitor, e.g. 470uF; the board's by default.")]
-Deadline = Annotated[str | None, typer.Option(help="Deadline of one inference, e.g. 10s: misses are counted.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random (lost memory, torn writes, random inputs).")]
-Duration = Annotated[str, typer.Option(help="Longest time in the world, e.g. 86400s.")]
-Out = Annotated[Path, typer.Option("--out", "--output", help="Folder for the results.")]
-ModelFile = Annotated[Path, typer.Argument(help="An int8 .tflite or int8 QDQ .onnx file.")]
-Inputs = Annotated[
-    Path | None, typer.Option("--input", help=".npz with one array, inferences first; random ones if left out.")
-]
-Count = Annotated[int, typer.Option("-n", "--count", help="Inferences, at most as many as the input holds.")]
-
-
-def _emit(data: Any, as_json: bool, table: Table | None = None) -> None:
-    if as_json:
-        print(json.dumps(data, indent=1))
-    elif table is not None:
-        out.print(table)
-
-
-def _bytes(text: str | None) -> int | None:
-    from jouleflow.units import parse_quantity
-
-    return None if text is None else round(parse_quantity(text, "B"))
-
-
-def _quantity(text: str | None, unit: str) -> float | None:
-    from jouleflow.units import parse_quantity
-
-    return None if text is None else parse_quantity(text, unit)
+from jouleflow.cli.terminal import (
+    Capacitor,
+    Count,
+    Deadline,
+    Duration,
+    Harvest,
+    Inputs,
+    Json,
+    ModelFile,
+    Out,
+    Planner,
+    Seed,
+    Sram,
+    System,
+    app,
+    emit,
+    err,
+    out,
+    quantity,
+    size_bytes,
+)
+from jouleflow.errors import Infeasible, InputError, JouleflowError
 
 
 @app.command()
@@ -76,7 +47,7 @@ def doctor(as_json: Json = False) -> None:
     for c in found:
         mark = "[green]ok[/]" if c.present else ("[red]missing[/]" if c.needed else "[yellow]optional[/]")
         table.add_row(mark, c.name, escape(c.detail), "" if c.present else escape(c.remedy))
-    _emit([asdict(c) for c in found], as_json, table)
+    emit([asdict(c) for c in found], as_json, table)
     if any(c.needed and not c.present for c in found):
         raise typer.Exit(1)
 
@@ -104,7 +75,7 @@ def devices(as_json: Json = False) -> None:
             name, d.arch, q(point.clock_hz("cpu"), "Hz"), q(point.active_w, "W"), *(q(s, "B") for s in sizes),
             f"{q(d.store.usable_j, 'J')} at {q(d.store.capacitance_f, 'F')}", d.description,
         )  # fmt: skip
-    _emit(rows, as_json, table)
+    emit(rows, as_json, table)
 
 
 @app.command()
@@ -125,8 +96,8 @@ def traces(
         from jouleflow.trace.recorders import write_shepherd
 
         output.parent.mkdir(parents=True, exist_ok=True)
-        written = write_shepherd(load_trace(to_shepherd), output, _quantity(voltage, "V") or 1.0)
-        _emit({"written": str(written)}, as_json)
+        written = write_shepherd(load_trace(to_shepherd), output, quantity(voltage, "V") or 1.0)
+        emit({"written": str(written)}, as_json)
         if not as_json:
             out.print(f"written: {written}")
         return
@@ -144,7 +115,7 @@ def traces(
         )  # fmt: skip
         kind = "[yellow]synthetic[/]" if t.synthetic else "recorded"
         table.add_row(name, kind, q(t.mean, "W"), q(float(t.value.max()), "W"), q(t.duration_s, "s"), t.source[:60])
-    _emit(rows, as_json, table)
+    emit(rows, as_json, table)
 
 
 @app.command()
@@ -164,9 +135,7 @@ def quantize(
     m = load_model(path)
     table = Table("int8 model", "layers", "MACs", "weights")
     table.add_row(str(path), str(len(m.layers)), f"{m.macs:,}", f"{m.weight_bytes:,} B")
-    _emit(
-        {"output": str(path), "layers": len(m.layers), "macs": m.macs, "weight_bytes": m.weight_bytes}, as_json, table
-    )
+    emit({"output": str(path), "layers": len(m.layers), "macs": m.macs, "weight_bytes": m.weight_bytes}, as_json, table)
 
 
 @app.command()
@@ -183,14 +152,14 @@ def plan(
 
     p = _prepare(model, system, harvest, planner, sram, capacitor, "86400s", seed)
     rows = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
-    response, promise = _response(p, _quantity(deadline, "s"))
+    response, promise = _response(p, quantity(deadline, "s"))
     data = {
         "plan": asdict(p.plan),
         "layers": [asdict(r) for r in rows],
         "worst_response_s": response,
         "promise": promise,
     }
-    _emit(data, as_json, layers_table(rows, out.width))
+    emit(data, as_json, layers_table(rows, out.width))
     if not as_json:
         e, c = p.plan.estimate, p.plan.certificate
         out.print(
@@ -238,8 +207,8 @@ def _prepare(
 
     with err.status("") as status:
         return prepare(
-            model, system, harvest, planner=planner, sram_bytes=_bytes(sram), capacitance_f=_quantity(capacitor, "F"),
-            duration_s=_quantity(duration, "s") or 1.0, seed=seed, note=lambda text: status.update(text),
+            model, system, harvest, planner=planner, sram_bytes=size_bytes(sram), capacitance_f=quantity(capacitor, "F"),
+            duration_s=quantity(duration, "s") or 1.0, seed=seed, note=lambda text: status.update(text),
         )  # fmt: skip
 
 
@@ -269,7 +238,7 @@ def build(
     table = Table("file", "what it is")
     for name, what in written:
         table.add_row(name, what)
-    _emit({"folder": str(output), "files": [name for name, _ in written]}, as_json, table)
+    emit({"folder": str(output), "files": [name for name, _ in written]}, as_json, table)
 
 
 @app.command()
@@ -283,7 +252,7 @@ def run(
     from jouleflow.cli.running import run_on_emulator
 
     p = _prepare(model, system, harvest, planner, sram, capacitor, duration, seed)
-    _finish(run_on_emulator(p, inputs, count, _quantity(deadline, "s"), err), output, as_json)
+    _finish(run_on_emulator(p, inputs, count, quantity(deadline, "s"), err), output, as_json)
 
 
 @app.command()
@@ -302,7 +271,7 @@ def simulate(
     p = _prepare(model, system, harvest, planner, sram, capacitor, duration, seed)
     result = simulate_plan(p.lowered, p.plan, p.profile, p.device, p.scenario, count)
     layers = layer_table(p.lowered, p.plan, p.profile, p.device.store.usable_j)
-    _finish(replace(result, layers=layers, deadline_s=_quantity(deadline, "s"), revision=revision()), output, as_json)
+    _finish(replace(result, layers=layers, deadline_s=quantity(deadline, "s"), revision=revision()), output, as_json)
 
 
 @app.command()
@@ -334,180 +303,17 @@ def explore(
         return tuple(part.strip() for part in text.split(",") if part.strip())
 
     sweep = Sweep(
-        str(model), each(systems), each(harvests), tuple(_quantity(c, "F") or 0.0 for c in each(capacitors)),
-        tuple(None if s == "all" else _bytes(s) for s in each(srams)), each(planners), count, _quantity(duration, "s") or 1.0,
+        str(model), each(systems), each(harvests), tuple(quantity(c, "F") or 0.0 for c in each(capacitors)),
+        tuple(None if s == "all" else size_bytes(s) for s in each(srams)), each(planners), count, quantity(duration, "s") or 1.0,
     )  # fmt: skip
     cells = explore_with_progress(sweep, output, jobs, err, cluster)
-    page = write_sweep_page(cells, model.name, output / "explore.html", _quantity(deadline, "s"))
+    page = write_sweep_page(cells, model.name, output / "explore.html", quantity(deadline, "s"))
     if as_json:
         print(json.dumps({"cells": [asdict(c) for c in cells], "folder": str(output), "page": str(page)}, indent=1))
         return
-    for line in advice(cells, _quantity(deadline, "s")):
+    for line in advice(cells, quantity(deadline, "s")):
         out.print(line)
     out.print(f"\npage: [bold]{page}[/]   data: {output}")
-
-
-@app.command()
-def train(
-    what: Annotated[str, typer.Argument(help="The policy: bcedge.")] = "bcedge",
-    algorithm: Annotated[str, typer.Option(help="sac, ddqn or ppo.")] = "sac",
-    profile_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--profile", help="Learn on this box, as `jouleflow profile` measured it; boxes are made up otherwise."
-        ),
-    ] = None,
-    log: Annotated[Path | None, typer.Option(help="Learn from what a server wrote with --slot-log.")] = None,
-    start_from: Annotated[Path | None, typer.Option(help="A trained net to go on from.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="At most.")] = 15.0,
-    rounds: Annotated[int, typer.Option(min=1, help="At most; 512 slots each.")] = 150,
-    energy_weight: Annotated[float, typer.Option(min=0.0, max=2.0, help="How much energy counts, at most.")] = 0.0,
-    output: Out = Path("jouleflow-out/bcedge"),
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Train the net of the policy bcedge on simulated boxes, or from a server's log; Ctrl-C keeps what was learned."""
-    from jouleflow.cli.training import train_with_progress
-
-    record = train_with_progress(
-        what, algorithm, profile_file, log, start_from, minutes, rounds, energy_weight, output, seed, err
-    )
-    _emit({k: v for k, v in record.items() if k != "curve"}, as_json)
-    if not as_json:
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in record["scores"].items())
-        out.print(f"mean reward of a slot on unseen episodes: {scores}", highlight=False)
-        out.print(f"net: [bold]{output / 'bcedge.onnx'}[/]   how: {output / 'training.json'}")
-
-
-PROFILE = Path("jouleflow-out/profile.json")
-ProfileFile = Annotated[Path, typer.Option("--profile", help="The file that `jouleflow profile` writes.")]
-
-
-@app.command()
-def serve(
-    folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
-    http: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8000",
-    grpc: Annotated[
-        str | None, typer.Option(help="Address and port for gRPC; empty: none.  [default: 127.0.0.1:8001]")
-    ] = None,
-    policy: Annotated[
-        str, typer.Option(help="Who decides on batches: table, bcedge, delay, fixed, aimd, deeprt.")
-    ] = "table",
-    policy_net: Annotated[Path | None, typer.Option(help="The net of bcedge, as `jouleflow train` writes it.")] = None,
-    slot_log: Annotated[
-        Path | None, typer.Option(help="Where bcedge writes what it saw and gained, to learn from.")
-    ] = None,
-    cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
-    admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
-    allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
-    core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
-    insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="On the nodes of a Ray cluster, HTTP only.")] = False,
-    ray_address: Annotated[
-        str, typer.Option(help="Its address; auto for the one here, local for a new one.")
-    ] = "local",
-    nodes: Annotated[int, typer.Option(min=0, help="How many of its nodes; 0 for all that there are now.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say which load this box will hold, from --profile.")
-    ] = False,
-    profile_file: ProfileFile = PROFILE,
-    mix: Annotated[str, typer.Option(help="With --dry-run: shares of the load, such as a=2,b=1.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Serve models over the Open Inference Protocol until told to stop."""
-    _need_serving()
-    if dry_run:
-        from jouleflow.cli.profiling import predict_load
-
-        rows = predict_load(folder, profile_file, [policy], mix, err if as_json else out)
-        _emit({"holds": rows}, as_json)
-        return
-    import os
-
-    from jouleflow.serve.app import AppSettings, run_server
-    from jouleflow.serve.server import ServerSettings
-
-    ray = ray or ray_address != "local" or nodes > 0
-    settings = AppSettings(
-        http, grpc if grpc is not None else "" if ray else "127.0.0.1:8001", admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
-        os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, _quantity(core_power, "W") or 0.0,
-    )  # fmt: skip
-
-    def note(text: str) -> None:
-        err.print(text, highlight=False, markup=False)
-
-    if ray:
-        from jouleflow.serve.cluster import ClusterSettings, run_cluster
-
-        if policy_net is not None or slot_log is not None:
-            raise InputError(
-                "--policy-net and --slot-log are not offered with --ray: its nodes take what comes with jouleflow"
-            )
-        run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
-        return
-    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings)
-
-
-@app.command()
-def profile(
-    folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
-    output: ProfileFile = PROFILE,
-    budget: Annotated[str, typer.Option(help="For random sets of batches; batches alone come on top.")] = "2min",
-    cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
-    seed: Seed = 0,
-    cache: Annotated[Path | None, typer.Option(help="Where measured cells are kept.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure models on this box: latency, memory and energy by batch, by instances, and beside each other. Goes on where it stopped."""
-    _need_serving()
-    from jouleflow.cli.profiling import CACHE, print_profile, profile_with_progress
-
-    found = profile_with_progress(folder, output, _quantity(budget, "s") or 0.0, cores, seed, cache or CACHE, err)
-    errors = print_profile(found, err if as_json else out)
-    _emit({"profile": str(output), "cells": len(found.cells), "interference_errors": errors}, as_json)
-    if not as_json:
-        out.print(f"profile: {output}")
-
-
-@app.command()
-def load(
-    url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:8000.")],
-    model: Annotated[str, typer.Argument(help="The model.")],
-    rate: Annotated[float, typer.Option(help="Requests a second; 0 keeps --in-flight of them in flight.")] = 0.0,
-    arrivals: Annotated[str, typer.Option(help="steady, poisson, bursty, diurnal, or a recorded .csv.")] = "poisson",
-    in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight when there is no --rate.")] = 16,
-    duration: Duration = "10s",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
-    slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms; the model's own by default.")] = "",
-    timeout: Annotated[str, typer.Option(help="Deadline that each request carries, such as 50ms.")] = "",
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Put load on an Open Inference Protocol server: throughput, percentiles, queue and compute, goodput, energy."""
-    _need_serving()
-    import os
-
-    import numpy as np
-
-    from jouleflow.load.report import load_report, report_lines
-    from jouleflow.load.run import Load
-    from jouleflow.trace.arrivals import load_arrivals, make_arrivals
-
-    seconds, random = _quantity(duration, "s") or 10.0, np.random.default_rng(seed)
-    times = None
-    if rate > 0 and arrivals.endswith((".csv", ".csv.gz")):
-        times = load_arrivals(Path(arrivals), random, rate, seconds)
-    elif rate > 0:
-        times = make_arrivals(arrivals, rate, seconds, random)
-    slo_s, timeout_s = (_quantity(t, "s") or 0.0 if t else 0.0 for t in (slo, timeout))
-    asked = Load(
-        url.rstrip("/"), model, times, in_flight, seconds, rows, slo_s, timeout_s, os.environ.get("JOULEFLOW_TOKEN", "")
-    )
-    done = load_report(asked)
-    _emit(done, as_json)
-    if not as_json:
-        for what, how_much in report_lines(done):
-            out.print(f"{what:<12} {how_much}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -524,7 +330,7 @@ def report(
     from jouleflow.report.page import write_page
 
     path = write_page(load_run(folder), output or folder / "report.html")
-    _emit({"page": str(path)}, as_json)
+    emit({"page": str(path)}, as_json)
     if not as_json:
         out.print(f"page: {path}")
 
@@ -539,44 +345,6 @@ def demo(output: Out = Path("jouleflow-out/demo"), as_json: Json = False) -> Non
     folder = Path(str(files("jouleflow") / "demo"))
     p = _prepare(folder / "digits_int8.onnx", "riotee", "rf_walk", "tile", None, "100uF", "86400s", 0)
     _finish(run_on_emulator(p, folder / "digits_test.npz", 60, None, err), output, as_json)
-
-
-@app.command("demo-serve")
-def demo_serve(output: Out = Path("jouleflow-out/serve"), seed: Seed = 0, as_json: Json = False) -> None:
-    """Serve three models under twenty seconds of bursty load: goodput, latency, energy, and the live page."""
-    _need_serving()
-    from rich.table import Table
-
-    from jouleflow.demo_serve.demo import SETTINGS, run_demo
-
-    report = run_demo(output, seed, lambda text: err.print(text, highlight=False))
-    if as_json:
-        print(json.dumps({k: v for k, v in report.items() if k != "live"}, indent=1))
-        return
-    table = Table("model", "SLO", "requests", "in time", "refused", "p50", "p99", "answers/s")
-    for name, s in report["models"].items():
-        refused = s["requests"] - s["succeeded"]
-        p50, p99 = (f"{s[k] * 1e3:.1f} ms" if s[k] is not None else "–" for k in ("latency_p50_s", "latency_p99_s"))
-        table.add_row(
-            name, f"{SETTINGS[name][0]} ms", str(s["requests"]), f"{s['slo_attained_frac']:.1%}", str(refused), p50, p99, f"{s['infer_per_s']:.0f}",
-        )  # fmt: skip
-    out.print(table)
-    energy = report["energy"]
-    if energy["j_per_request"] is not None:
-        out.print(
-            f"energy ({energy['provenance']}: {energy['source']}): {energy['power_w']:.2f} W, {energy['j_per_request'] * 1e3:.3g} mJ a request"
-        )
-    out.print(f"\npage: [bold]{output / 'report.html'}[/]   data: {output / 'report.json'}")
-
-
-def _need_serving() -> None:
-    from importlib.util import find_spec
-
-    missing = [
-        name for name in ("httptools", "uvloop", "orjson", "prometheus_client", "grpc") if find_spec(name) is None
-    ]
-    if missing:
-        raise MissingCapability(f"serving needs {', '.join(missing)}: pip install 'jouleflow[serve]'")
 
 
 def _finish(result: Any, folder: Path, as_json: bool) -> None:
@@ -597,6 +365,9 @@ def _finish(result: Any, folder: Path, as_json: bool) -> None:
     if result.outputs_match_reference is False:
         err.print("[red]the outputs differ from the reference[/]")
         raise typer.Exit(1)
+
+
+import jouleflow.cli.serving  # noqa: E402, F401  its commands come after these
 
 
 def main() -> None:

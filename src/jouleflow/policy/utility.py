@@ -18,24 +18,17 @@ def utility(n_in_time: int, latency_s: float, span_s: float, slo_s: float) -> fl
     return max(log(n_in_time / span_s * slo_s / max(latency_s, 1e-9)), 0.0)
 
 
-def utility_between(before: Totals, after: Totals, span_s: float) -> float | None:
-    """Of a model over a span; None when nothing of it ended and nothing waits."""
-    n_ended, n_done = after.n_ended - before.n_ended, after.n_completed - before.n_completed
-    if not n_ended and not after.n_waiting:
-        return None
-    mean_s = (after.latency_s - before.latency_s) / n_done if n_done else after.slo_s
-    return utility(after.n_in_time - before.n_in_time, mean_s, span_s, after.slo_s)
-
-
 def shortfall_between(before: Totals, after: Totals, span_s: float, floor: float = 5.0) -> float | None:
     """How far a model was from the best it could have had: 0 when every request that ended took what a row takes alone, down to
-    -floor when none was in time. None as above. This is the utility less that of a box that has nothing else to do, so it is
-    comparable between models: a sensible reward."""
+    -floor when none was in time. None when nothing ended and nothing has waited too long.
+
+    This is the utility less that of a box that has nothing else to do, so it is comparable between models: a sensible reward.
+    """
     n_ended, n_done = after.n_ended - before.n_ended, after.n_completed - before.n_completed
-    if not n_ended:
+    if n_ended <= 0:
         return -floor / 2 if after.n_waiting and after.row_s < span_s / 2 else None
     n_in_time = after.n_in_time - before.n_in_time
-    if not n_in_time or not n_done:
+    if n_in_time <= 0 or n_done <= 0:  # below 0: it was loaded again meanwhile
         return -floor
     mean_s = (after.latency_s - before.latency_s) / n_done
     if mean_s > after.slo_s:
