@@ -55,6 +55,16 @@ def test_the_loop_takes_its_share_of_the_cores() -> None:
     assert two.front_s == pytest.approx(1.5)
 
 
+def test_a_core_that_ran_something_else_is_cold() -> None:
+    models = {n: SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_s=0.5) for n in "ab"}
+    turns = simulate_serving(models, {"a": np.array([0.0, 2.0]), "b": np.array([1.0])}, 1, "delay")
+    np.testing.assert_allclose(turns.models["a"].latency_s, [1.5, 2.5])  # until 1.5; b until 3; a again until 4.5
+    again = simulate_serving(models, {"a": np.array([0.0, 1.0, 5.0])}, 1, "delay")
+    np.testing.assert_allclose(
+        again.models["a"].latency_s, [1.5, 1.5, 1.5]
+    )  # right after itself: warm; after idling: cold
+
+
 def test_refusing_costs_what_it_costs() -> None:
     model = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1)
     costly = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1, front=Front(0.0005, 0.0005))

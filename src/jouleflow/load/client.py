@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from jouleflow.load.pacer import Pacer
 from jouleflow.runtime.tensors import NAMES
 
 
@@ -192,18 +193,21 @@ async def open_loop(
     await load.connect(min(32, max_connections))
     start_s = monotonic() + 0.05
     load.until_s = np.inf
-    for due_s in arrivals_s:
-        wait_s = start_s + due_s - monotonic()
-        if wait_s > 0.0005:
-            await asyncio.sleep(wait_s)
-        elif load.n_sent % 64 == 0:
-            await asyncio.sleep(0)
-        while not load.free:
-            if load.n_open < max_connections:
-                await load.connect(1)
-            else:
-                await asyncio.sleep(0.001)
-        load.send(load.free.pop(), start_s + float(due_s))
+    pacer = Pacer(start_s + np.asarray(arrivals_s, np.float64))
+    try:
+        for k, due_s in enumerate(arrivals_s):
+            if pacer.n_due <= k:
+                await pacer.due(k)
+            elif k % 64 == 0:
+                await asyncio.sleep(0)
+            while not load.free:
+                if load.n_open < max_connections:
+                    await load.connect(1)
+                else:
+                    await asyncio.sleep(0.001)
+            load.send(load.free.pop(), start_s + float(due_s))
+    finally:
+        pacer.stop()
     load.until_s = 0.0
     if load.n_flying:
         await asyncio.wait_for(load.done, 120)

@@ -50,7 +50,7 @@ class Cell(BaseModel):
 class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
     server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
-    when not measured."""
+    when not measured. cold_s: what a batch takes longer when its core was idle or ran something else before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +64,7 @@ class ProfiledModel(BaseModel):
     front_s: float = 0.0
     refusal_s: float = 0.0
     client_s: float = 0.0
+    cold_s: float = 0.0
 
 
 class ServingProfile(BaseModel):

@@ -27,6 +27,7 @@ from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
 
 ALONE_S, TOGETHER_S = 0.12, 0.2  # of each phase of a cell
+COLD_S, IDLE_S = 2.0, 0.002  # for all models in turn; between two of them
 LEAST_RUNS = 4
 MAX_REPEATED_SETS = 200  # draws in a row that were known: then nearly all are
 MAX_CACHE_BYTES = 256 << 20
@@ -135,6 +136,23 @@ async def measure_cell(batches: Sequence[Batch], processes: Mapping[str, ModelPr
     )  # fmt: skip
 
 
+async def measure_cold(processes: Mapping[str, ModelProcess], alone_s: Mapping[str, float]) -> dict[str, float]:
+    """How much longer a batch of one takes when its core was idle for a moment and others ran before: caches are cold, the thread
+    sleeps. Median over rounds of all models in turn, less what it takes again and again."""
+    trials = {name: Trial(process, 1) for name, process in processes.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in trials}
+    start_s = monotonic()
+    try:
+        while monotonic() - start_s < COLD_S or len(next(iter(seconds.values()))) < LEAST_RUNS:
+            for name, trial in trials.items():
+                await asyncio.sleep(IDLE_S)
+                seconds[name].append((await trial.run())[0])
+    finally:
+        for trial in trials.values():
+            trial.end()
+    return {name: max(median(found) - alone_s[name], 0.0) for name, found in seconds.items()}
+
+
 async def _together(trials: Sequence[Trial], least_s: float) -> list[list[tuple[float, float]]]:
     """Seconds and work of the runs of each, all running again and again until each has run for some time and often enough."""
     runs: list[list[tuple[float, float]]] = [[] for _ in trials]
@@ -219,7 +237,10 @@ async def profile_models(
             cells[batches] = cell.model_copy(update={"models": tuple(b.model for b in batches)})
             misses = 0
             progress(len(cells), min(spent_frac, 1.0))
-        models_by_name = {w.name: _described(w, s, processes[w.name]) for w, s in zip(wanted, sized, strict=True)}
+        cold_s = await measure_cold(processes, {w.name: cells[(Batch(w.name, 1),)].alone_s[0] for w in sized})
+        models_by_name = {
+            w.name: _described(w, s, processes[w.name], cold_s[w.name]) for w, s in zip(wanted, sized, strict=True)
+        }
     return ServingProfile(
         machine=machine_name(), n_cores=n_cores, energy=meter.provenance, energy_source=meter.source, models=models_by_name,
         cells=tuple(cells.values()),
@@ -235,9 +256,9 @@ def _sized(wanted: Wanted, process: ModelProcess) -> Sized:
     return Sized(wanted.name, tuple(sizes_up_to(wanted.max_batch if rows_open else 1)))
 
 
-def _described(wanted: Wanted, sized: Sized, process: ModelProcess) -> ProfiledModel:
+def _described(wanted: Wanted, sized: Sized, process: ModelProcess, cold_s: float) -> ProfiledModel:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return ProfiledModel(
         sha256=process.sha256, threads=wanted.threads, max_batch=max(sized.sizes), n_instances=wanted.n_instances, slo_s=wanted.slo_s,
-        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
+        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), cold_s=cold_s,
     )  # fmt: skip

@@ -29,6 +29,7 @@ from jouleflow.profile.serving import Batch
 
 Float = NDArray[np.float64]
 KIND = ((),)
+WARM_S = 0.001  # idle for longer, a core's caches and its thread are taken to be cold
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
-    """A model as its profile knows it. latencies: alone, by rows."""
+    """A model as its profile knows it. latencies: alone, by rows. cold_s: more, when its core was idle or ran another model before."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -58,6 +59,7 @@ class SimModel:
     priority: int = 5
     max_queue: int = 512
     front: Front = field(default_factory=Front)
+    cold_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class _Running:
     start: Start
     left_s: float
     batch: Batch
+    core: int
     speed: float = 1.0
     since_s: float = 0.0  # when left_s and speed were true
 
@@ -121,6 +124,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = count()
         self._again_s = inf
+        self._last = [("", -inf)] * n_cores  # the model that each core ran last, and until when
         self._front_free_s = 0.0  # when the loop has done what waits for it now
         self._front_cores = 0.0  # that are busy until then
         self._now_counts = False  # whether something happened that may start a batch
@@ -221,14 +225,25 @@ class Simulation:
         """Starts what may start now."""
         started = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
-            work_s = self.models[start.name].latencies.of(start.n_rows)
-            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), 1.0, self.now_s))
+            core, cold = self._core(start.name)
+            work_s = self.models[start.name].latencies.of(start.n_rows) + (
+                self.models[start.name].cold_s if cold else 0.0
+            )
+            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), core, 1.0, self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
         if started:
             self._set_speeds()
         again_s = self.dispatcher.again_s
         self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
+
+    def _core(self, name: str) -> tuple[int, bool]:
+        """A free core, the one that ran the model last if it can be, and whether it is cold."""
+        busy = {one.core for one in self.running}
+        free = [k for k in range(self.dispatcher.n_cores) if k not in busy]
+        core = next((k for k in free if self._last[k][0] == name), free[0])
+        model, ended_s = self._last[core]
+        return core, model != name or self.now_s - ended_s > WARM_S
 
     def _set_speeds(self) -> None:
         running, n_cores = self.running, self.dispatcher.n_cores
@@ -256,6 +271,7 @@ class Simulation:
         self.running.remove(one)
         self._set_speeds()
         start = one.start
+        self._last[one.core] = start.name, self.now_s
         self.busy_s += self.now_s - start.started_s
         cost_s = self.models[start.name].front.answer_s * len(start.batch)
         self._chore(cost_s, start.name, lambda: self._answered(start))

@@ -1,0 +1,56 @@
+"""The simulated server beside the real one: throughput, p50, p99 and share in time, from the runs of serving_utility.py.
+
+python benchmarks/serving_simulated.py
+
+Each pair is the same arrivals on the same box under the same policy. p50 and p99 are of all requests, each latency relative to its
+model's SLO. Errors are simulated over measured less one; the aim is 10 %. Seeds of a case are put together before they are
+compared, as a percentile of some hundred requests is mostly chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from setting import ROOT, write_json
+
+FIGURES = ("throughput_hz", "p50_of_slo", "p99_of_slo", "in_time_frac")
+
+
+def main() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]["rows"]
+    cases: dict[tuple[Any, ...], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["how"] in ("simulated", "measured") and "throughput_hz" in row:
+            cases[row["box"], row["rate_hz"], row["trace"], row["policy"]][row["how"]].append(row)
+    out = []
+    for (box, rate_hz, trace, policy), found in sorted(cases.items()):
+        if not found["measured"] or not found["simulated"]:
+            continue
+        means = {
+            how: {f: float(np.mean([r[f] for r in found[how]])) for f in FIGURES} for how in ("simulated", "measured")
+        }
+        errors = {f: means["simulated"][f] / means["measured"][f] - 1 for f in FIGURES}
+        out.append({"box": box, "rate_hz": rate_hz, "trace": trace, "policy": policy, **means, "error": errors})
+    for box, rate_hz in sorted({(o["box"], o["rate_hz"]) for o in out}):
+        print(box, f"{rate_hz:g}/s of each model: error, median (least to most) over traces")
+        for policy in sorted({o["policy"] for o in out}):
+            of = [o["error"] for o in out if (o["box"], o["rate_hz"], o["policy"]) == (box, rate_hz, policy)]
+            if of:
+                cells = (
+                    f"{f} {np.median([e[f] for e in of]):+.1%} ({min(e[f] for e in of):+.1%} to {max(e[f] for e in of):+.1%})"
+                    for f in FIGURES
+                )
+                print(f"  {policy:<8}", "  ".join(cells))
+    for figure in FIGURES:
+        each = np.abs([o["error"][figure] for o in out])
+        print(
+            f"{figure}: {np.mean(each <= 0.10):.0%} of {len(out)} cases within 10 %, median error {np.median(each):.1%}"
+        )
+    write_json("serving_simulated", out)
+
+
+if __name__ == "__main__":
+    main()
