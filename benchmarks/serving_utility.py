@@ -44,7 +44,7 @@ TRACES = {
     "azure_code": "azure_llm_code.csv",
     "azure_conv": "azure_llm_conv_first_half.csv",
 }
-RATES_HZ = (30.0, 150.0)  # of each model
+RATES_HZ = (30.0, 100.0)  # of each model
 RIVALS = ("delay", "aimd", "deeprt")
 
 
@@ -76,7 +76,7 @@ def profile_box(folder: Path, budget_s: float) -> ServingProfile:
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
     found = uvloop.run(profile_models(wanted, OUT / "cells", budget_s))
-    for name, cost in measure_front(folder, list(found.models)).items():
+    for name, cost in measure_front(folder, {n: found.latencies(n).of(1) for n in found.models}).items():
         found = with_front(found, name, cost.request_s, cost.refusal_s, cost.client_s)
     save_profile(found, OUT / f"{folder.name}.json")
     return found
@@ -177,7 +177,7 @@ def main() -> None:
             for s in range(a.seeds if r == RATES_HZ[0] or box != "six" else max(a.seeds // 2, 1))
         ]
         if box != "six":
-            cases = [(t, r, s) for t, r, s in cases if s < 2]
+            cases = [(t, r, s) for t, r, s in cases if s < 2 and r == RATES_HZ[1]]
         interference = fit_interference(profile.cells)
         for trace, rate_hz, seed in cases:
             times = arrivals(trace, rate_hz, a.seconds, seed)

@@ -62,7 +62,7 @@ def profile_with_progress(
             )
         )
     console.print("measuring what a request costs beside its model", highlight=False)
-    for name, cost in measure_front(folder, list(found.models)).items():
+    for name, cost in measure_front(folder, {n: found.latencies(n).of(1) for n in found.models}).items():
         found = with_front(found, name, cost.request_s, cost.refusal_s, cost.client_s)
     save_profile(found, output)
     return found
@@ -82,6 +82,11 @@ def print_profile(profile: ServingProfile, console: Console) -> dict[str, tuple[
                 f"{model.front_s * 1e6:.0f} us" if first else "",
             )  # fmt: skip
     console.print(table)
+    if profile.n_disturbed:
+        console.print(
+            f"[yellow]{profile.n_disturbed} of {len(profile.cells)} cells were measured while something else had the cores: "
+            "profile again when the machine is idle (only these are measured again)[/]", highlight=False,
+        )  # fmt: skip
     errors = _errors(profile, console)
     for name, (half, most) in errors.items():
         console.print(

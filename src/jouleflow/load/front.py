@@ -1,22 +1,28 @@
-"""What a request costs beside its model: CPU time of the server's own process and of a client, measured on a server under load."""
+"""What a request costs beside its model: CPU time of the server's own process and of a client, measured on a server under load.
+
+A request that comes alone costs several times what one among many does, as it wakes everybody up; it is measured at the moderate rates
+at which SLOs are kept.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import uvloop
 
 from jouleflow.errors import InputError
-from jouleflow.load.client import Answers, closed_loop
+from jouleflow.load.client import Answers, open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.run import Load, random_requests
 from jouleflow.runtime.meter import cpu_s
+from jouleflow.trace.arrivals import make_arrivals
 
-SECONDS, IN_FLIGHT = 1.0, 4
+SECONDS, BUSY_FRAC, MAX_RATE_HZ = 1.5, 0.3, 300.0
 LEAST_FRAC = 0.5  # of the requests that must end as wanted for the mean to say something
 NO_TIME_S = 1e-6
 
@@ -30,28 +36,29 @@ class FrontCost:
     client_s: float
 
 
-def measure_front(folder: Path, names: Sequence[str]) -> dict[str, FrontCost]:
-    """Of each model of a folder.
+def measure_front(folder: Path, row_s: Mapping[str, float]) -> dict[str, FrontCost]:
+    """Of models of a folder. row_s: seconds of one row of each.
 
     Raises InputError when the server does not start, or a model does not answer.
     """
     with local_server(folder) as server:
-        return {name: _measured(server, name) for name in names}
+        return {name: _measured(server, name, min(BUSY_FRAC / s, MAX_RATE_HZ)) for name, s in row_s.items()}
 
 
-def _measured(server: LocalServer, name: str) -> FrontCost:
+def _measured(server: LocalServer, name: str, rate_hz: float) -> FrontCost:
     host = f"{server.host}:{server.port}"
-    answered_s, client_s = _cost_s(server, random_requests(Load(server.url, name, None), host), 200)
-    refused_s, _ = _cost_s(server, random_requests(Load(server.url, name, None, timeout_s=NO_TIME_S), host), 503)
-    return FrontCost(answered_s, refused_s, client_s)
+    answered_s, client_s = _cost_s(server, random_requests(Load(server.url, name, None), host), rate_hz, 200)
+    refused = random_requests(Load(server.url, name, None, timeout_s=NO_TIME_S), host)
+    return FrontCost(answered_s, _cost_s(server, refused, rate_hz, 503)[0], client_s)
 
 
-def _cost_s(server: LocalServer, requests: list[bytes], status: int) -> tuple[float, float]:
+def _cost_s(server: LocalServer, requests: list[bytes], rate_hz: float, status: int) -> tuple[float, float]:
     """CPU seconds of the server and of this process, a request."""
+    times = make_arrivals("poisson", rate_hz, SECONDS, np.random.default_rng(0))
 
     async def go() -> tuple[Answers, float, float]:
         start = cpu_s(server.pid) or 0.0, time.process_time()
-        answers = await closed_loop(server.host, server.port, requests, IN_FLIGHT, SECONDS, 0.0)
+        answers = await open_loop(server.host, server.port, requests, times)
         return answers, (cpu_s(server.pid) or 0.0) - start[0], time.process_time() - start[1]
 
     answers, server_s, client_s = uvloop.run(go())

@@ -68,7 +68,8 @@ class ProfiledModel(BaseModel):
 
 
 class ServingProfile(BaseModel):
-    """A box and its models. energy: "measured" or "modelled", and energy_source by what."""
+    """A box and its models. energy: "measured" or "modelled", and energy_source by what. n_disturbed: cells during which something else
+    had the cores, every time they were tried."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,6 +79,7 @@ class ServingProfile(BaseModel):
     energy_source: str
     models: dict[str, ProfiledModel]
     cells: tuple[Cell, ...]
+    n_disturbed: int = 0
 
     def alone(self, model: str) -> dict[int, Cell]:
         """The cells of a model alone, by rows."""

@@ -28,6 +28,11 @@ from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
 
 ALONE_S, TOGETHER_S = 0.12, 0.2  # of each phase of a cell
 COLD_S, IDLE_S = 2.0, 0.002  # for all models in turn; between two of them
+DISTURBED_RATIO, DISTURBED_S, TRIES = (
+    1.15,
+    0.0003,
+    3,
+)  # a batch that takes longer than this over its CPU time did not have its core
 LEAST_RUNS = 4
 MAX_REPEATED_SETS = 200  # draws in a row that were known: then nearly all are
 MAX_CACHE_BYTES = 256 << 20
@@ -105,8 +110,11 @@ async def _processes(wanted: Sequence[Wanted], n_cores: int) -> AsyncIterator[di
             process.kill()
 
 
-async def measure_cell(batches: Sequence[Batch], processes: Mapping[str, ModelProcess], meter: Meter) -> Cell:
-    """Runs batches alone, each after the other, then all at once.
+async def measure_cell(
+    batches: Sequence[Batch], processes: Mapping[str, ModelProcess], meter: Meter
+) -> tuple[Cell, bool]:
+    """Runs batches alone, each after the other, then all at once; and whether something else had the cores meanwhile, so that the
+    times alone are not those of this machine.
 
     Raises ModelError when one cannot run.
     """
@@ -130,10 +138,28 @@ async def measure_cell(batches: Sequence[Batch], processes: Mapping[str, ModelPr
     finally:
         for trial in trials:
             trial.end()
-    return Cell(
+    disturbed = any(
+        seconds > DISTURBED_RATIO * work_s + DISTURBED_S
+        for batch, (seconds, work_s) in alone.items()
+        if processes[batch.model].settings.threads == 1
+    )
+    cell = Cell(
         models=tuple(b.model for b in batches), rows=tuple(b.n_rows for b in batches),
         alone_s=tuple(alone[b][0] for b in batches), slowdown=tuple(slowdown), core_s=spent.core_s, energy_j=spent.energy_j,
     )  # fmt: skip
+    return cell, disturbed
+
+
+async def _undisturbed(
+    batches: Sequence[Batch], processes: Mapping[str, ModelProcess], meter: Meter
+) -> tuple[Cell, bool]:
+    """The first of a few tries that nothing disturbed, or the last."""
+    cell, disturbed = await measure_cell(batches, processes, meter)
+    for _ in range(TRIES - 1):
+        if not disturbed:
+            break
+        cell, disturbed = await measure_cell(batches, processes, meter)
+    return cell, disturbed
 
 
 async def measure_cold(processes: Mapping[str, ModelProcess], alone_s: Mapping[str, float]) -> dict[str, float]:
@@ -221,7 +247,7 @@ async def profile_models(
         cells: dict[tuple[Batch, ...], Cell] = {}
         n_must = sum(len(w.sizes) for w in sized) * n_cores
         start_s = monotonic()
-        misses = 0
+        misses = n_disturbed = 0
         for n, batches in enumerate(planned_cells(sized, n_cores, seed)):
             spent_frac = (monotonic() - start_s) / budget_s if budget_s > 0 else 1.0
             if (n >= n_must and spent_frac >= 1.0) or misses > MAX_REPEATED_SETS:
@@ -232,8 +258,10 @@ async def profile_models(
             models, rows = [keys[b.model] for b in batches], [b.n_rows for b in batches]
             cell = cache.get(models, rows)
             if cell is None:
-                cell = await measure_cell(batches, processes, meter)
-                cache.put(cell.model_copy(update={"models": tuple(models)}))
+                cell, disturbed = await _undisturbed(batches, processes, meter)
+                n_disturbed += disturbed
+                if not disturbed:  # or it would be believed for ever
+                    cache.put(cell.model_copy(update={"models": tuple(models)}))
             cells[batches] = cell.model_copy(update={"models": tuple(b.model for b in batches)})
             misses = 0
             progress(len(cells), min(spent_frac, 1.0))
@@ -243,7 +271,7 @@ async def profile_models(
         }
     return ServingProfile(
         machine=machine_name(), n_cores=n_cores, energy=meter.provenance, energy_source=meter.source, models=models_by_name,
-        cells=tuple(cells.values()),
+        cells=tuple(cells.values()), n_disturbed=n_disturbed,
     )  # fmt: skip
 
 
