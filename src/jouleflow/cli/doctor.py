@@ -33,10 +33,12 @@ PACKAGES = (
     ("Joulescope traces", "pyjls", "pip install 'jouleflow[joulescope]'", False),
     ("serving models", "httptools", "pip install 'jouleflow[serve]'", False),
     ("serving over gRPC", "grpcio", "pip install 'jouleflow[serve]'", False),
+    ("interference of models, in profiles", "scikit-learn", "pip install 'jouleflow[profile]'", False),
     ("work on a Ray cluster", "ray", "pip install 'jouleflow[cluster]'", False),
     ("solar traces", "pvlib", "pip install 'jouleflow[sun]'", False),
     ("LiteRT, to check the reference", "ai-edge-litert", "pip install 'jouleflow[dev]'", False),
     ("training", "torch", "pip install 'jouleflow[train]' (pins torch==2.13.0)", False),
+    ("learning policies", "torchrl", "pip install 'jouleflow[train]'", False),
 )
 
 
