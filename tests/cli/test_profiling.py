@@ -1,0 +1,64 @@
+"""`profile`, then `serve --dry-run` from it; `train` says what it lacks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("httptools", reason="the serve extra is not installed")
+pytest.importorskip("sklearn", reason="the profile extra is not installed")
+
+import jouleflow.cli.main  # noqa: F401  all commands
+import jouleflow.runtime.colocation as colocation
+from jouleflow.cli.terminal import app
+from jouleflow.profile.serving import load_profile
+from tests.runtime.models import affine
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(colocation, "ALONE_S", 0.01)
+    monkeypatch.setattr(colocation, "TOGETHER_S", 0.01)
+    monkeypatch.setattr(colocation, "COLD_S", 0.05)
+    for k, name in enumerate(("one", "two")):
+        affine(tmp_path / "models" / name / "model.onnx", factor=k)
+        (tmp_path / "models" / name / "jouleflow.toml").write_text("slo_ms = 50\nmax_batch = 2\n")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> dict:
+    done = CliRunner().invoke(app, [*arguments, "--profile", str(folder / "p.json"), "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
+    models = str(folder / "models")
+    told = run(folder, "profile", models, "--budget", "0.5s", "--cores", "2", "--cache", str(folder / "cache"))
+    profile = load_profile(folder / "p.json")
+    assert told["cells"] == len(profile.cells) >= 8
+    assert all(m.front_s > 0 and m.client_s > 0 for m in profile.models.values())
+    held = run(folder, "serve", models, "--dry-run", "--mix", "one=3,two=1")["holds"][0]
+    assert held["rate_hz"]["one"] == pytest.approx(3 * held["rate_hz"]["two"])
+    assert held["rate_hz"]["one"] > 10
+    assert min(held["in_time_frac"].values()) >= 0.99
+
+
+def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
+    models = folder / "models"
+    run(folder, "profile", str(models), "--budget", "0s", "--cores", "1", "--cache", str(folder / "cache"))
+    affine(models / "two" / "model.onnx", factor=9)
+    done = CliRunner().invoke(app, ["serve", str(models), "--dry-run", "--profile", str(folder / "p.json")])
+    assert "other versions of ['two']" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["train", "bcegde"], "cannot train"), (["train", "bcedge", "--log", "absent.jsonl"], "no file|training needs")],
+)
+def test_misuse(arguments: list[str], message: str) -> None:
+    import re
+
+    done = CliRunner().invoke(app, arguments)
+    assert re.search(message, str(done.exception))
