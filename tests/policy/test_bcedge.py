@@ -62,6 +62,14 @@ def test_the_table_is_taken_where_the_choice_would_be_too_late() -> None:
     assert seen_by(Choice(0, 64, False))[1] == make_policy("table").decide(view())
 
 
+def test_the_table_is_taken_where_small_batches_would_fall_behind() -> None:
+    few = seen_by(Choice(1, 64, False), n_waiting=8)[1]
+    assert few.n_rows == 1  # 8 rows take 40 ms on two cores
+    policy, many = seen_by(Choice(1, 64, False), n_waiting=200)
+    assert many.n_rows == 8
+    assert policy.n_fallbacks == 1
+
+
 def test_without_knowledge_it_is_the_table() -> None:
     for changes in ({"latencies": None}, {"slo_s": 0.0, "deadline_s": inf}):
         assert seen_by(Choice(1, 1, False), **changes)[1].n_rows == make_policy("table").decide(view(**changes)).n_rows

@@ -1,6 +1,6 @@
 """BCEdge: a net chooses, slot by slot, each model's largest batch, how many of its batches may run at once, and whether to wait for a
-full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, the
-table's is taken, and counted.
+full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, or its batches are too
+small for what waits, the table's is taken, and counted.
 
 Source: BCEdge, arXiv 2305.01519. What the net sees, the waiting, and slots of one SLO are our reconstruction; one net serves every
 model of a box, told apart by what it sees.
@@ -176,7 +176,7 @@ class BcEdge:
         if not self.choice.n_rows:
             return table
         learned = self._learned(view)
-        if _too_late(learned, view) and not _too_late(table, view):
+        if (_too_late(learned, view) and not _too_late(table, view)) or self._falls_behind(learned, table, view):
             self.n_fallbacks += 1
             return table
         return learned
@@ -190,6 +190,15 @@ class BcEdge:
         if blocked and view.now_s < due_s:
             return Decision(0, due_s, view.n_instances)
         return Decision(min(view.n_waiting, most), view.now_s, view.n_instances)
+
+    def _falls_behind(self, learned: Decision, table: Decision, view: View) -> bool:
+        """Whether its batches are smaller than the table's while more waits than they get done in half an SLO: later rows would be
+        late that need not be."""
+        if not 0 < learned.n_rows < table.n_rows:
+            return False
+        assert view.latencies is not None
+        at_once = min(self.choice.n_instances, view.n_instances)
+        return view.n_waiting * view.latencies.of(learned.n_rows) / learned.n_rows / at_once > view.slo_s / 2
 
     def _new_slot(self, view: View) -> None:
         assert view.box is not None
