@@ -47,7 +47,7 @@ def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
 
 def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
     models = folder / "models"
-    run(folder, "profile", str(models), "--budget", "0s", "--cores", "1", "--cache", str(folder / "cache"))
+    run(folder, "profile", str(models), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
     affine(models / "two" / "model.onnx", factor=9)
     done = CliRunner().invoke(app, ["serve", str(models), "--dry-run", "--profile", str(folder / "p.json")])
     assert "other versions of ['two']" in str(done.exception)
