@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--peers", default="mosec,litserve")
     parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument("--name", default="serving_overload", help="of the JSON")
     a = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     x = np.random.default_rng(0).normal(size=(1, *SHAPES["kws"])).astype(np.float32)
@@ -143,7 +144,7 @@ def main() -> None:
             rows.append({"peer": peer, "error": str(error)})
         finally:
             server.stop()
-    write_json("serving_overload", {"capacity_hz": capacity_hz, "slo_s": SLO_S, "rows": rows})
+    write_json(a.name, {"capacity_hz": capacity_hz, "slo_s": SLO_S, "rows": rows})
 
 
 if __name__ == "__main__":

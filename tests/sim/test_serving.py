@@ -70,6 +70,8 @@ def test_refusing_costs_what_it_costs() -> None:
     costly = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1, front=Front(0.0005, 0.0005))
     times = {"m": poisson(900, 10.0)}
     free, paid = (simulate_serving({"m": m}, times, 1, "table").models["m"].in_time_frac for m in (model, costly))
+    quick = SimModel(Latencies((1,), (0.01,)), slo_s=0.05, max_batch=1, front=Front(0.0005, 0.0005, refuse_s=0.0))
+    assert paid < simulate_serving({"m": quick}, times, 1, "table").models["m"].in_time_frac < free
     assert paid < 0.5 * free  # ten times too much: reading and refusing takes nearly all of the core
 
 

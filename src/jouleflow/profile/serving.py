@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -102,17 +101,6 @@ class ServingProfile(BaseModel):
     def together(self) -> tuple[Cell, ...]:
         """The cells of more than one batch."""
         return tuple(c for c in self.cells if len(c.models) > 1)
-
-    def mean_slowdown(self, model: str, beside: str) -> float:
-        """Median over what was measured of how much longer one model's batches take beside another's; 1 when nothing was."""
-        found = [
-            c.slowdown[k]
-            for c in self.cells
-            if len(c.models) == 2
-            for k in (0, 1)
-            if (c.models[k], c.models[1 - k]) == (model, beside)
-        ]
-        return max(median(found), 1.0) if found else 1.0
 
 
 def save_profile(profile: ServingProfile, path: Path) -> None:

@@ -22,7 +22,10 @@ def sim_models(profile: ServingProfile, with_clients: bool = True) -> dict[str, 
     return {
         name: SimModel(
             profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority,
-            front=Front(m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0), cold_s=m.cold_s,
+            front=Front(
+                m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0)
+            ),
+            cold_s=m.cold_s,
         )
         for name, m in profile.models.items()
     }  # fmt: skip

@@ -34,12 +34,13 @@ WARM_S = 0.001  # idle for longer, a core's caches and its thread are taken to b
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """CPU seconds of one request beside its model's: request_s to read it and queue it, answer_s to answer it or to refuse it; both in
-    the server's one loop. client_s: of its client, when that shares the cores."""
+    """CPU seconds of one request beside its model's: request_s to read it and queue it, answer_s to answer it, refuse_s to refuse it (as
+    much as to answer it when None); all in the server's one loop. client_s: of its client, when that shares the cores."""
 
     request_s: float = 0.0
     answer_s: float = 0.0
     client_s: float = 0.0
+    refuse_s: float | None = None
 
     @property
     def cores(self) -> float:
@@ -215,8 +216,9 @@ class Simulation:
             if result.end is End.COMPLETED:
                 self.arrival_s[name].append(arrived_s)
                 self.latency_s[name].append(self.now_s - arrived_s + model.front.client_s)
-            elif model.front.answer_s:
-                self._chore(model.front.answer_s, name, _nothing)
+            else:
+                refuse_s = model.front.refuse_s
+                self._chore(model.front.answer_s if refuse_s is None else refuse_s, name, _nothing)
 
         job = Job(None, 0, 1, KIND, now_s, deadline_s, model.priority, done)
         self.dispatcher.offer(self.dispatcher.queues[name], job, now_s)
