@@ -1,6 +1,6 @@
 """BCEdge: a net chooses, slot by slot, each model's largest batch, how many of its batches may run at once, and whether to wait for a
-full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, or its batches are too
-small for what waits, the table's is taken, and counted.
+full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, its batches are too
+small for what waits, or the table has shown to get more done in time (`SecondOpinion`), the table's is taken, and counted.
 
 Source: BCEdge, arXiv 2305.01519. What the net sees, the waiting, and slots of one SLO are our reconstruction; one net serves every
 model of a box, told apart by what it sees.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Decision, Finished, Table, Totals, View
+from jouleflow.policy.second_opinion import SecondOpinion
 from jouleflow.policy.utility import shortfall_between
 from jouleflow.profile.latencies import Latencies
 
@@ -158,6 +159,7 @@ class BcEdge:
     n_decisions: int = 0
     n_fallbacks: int = 0
     disturbed: list[float] = field(default_factory=lambda: [1.0 for _ in INSTANCES])
+    second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
     _alone: Latencies | None = None
     _watch: Watch = field(default_factory=Watch)
     slot_end_s: float = float("-inf")
@@ -176,7 +178,11 @@ class BcEdge:
         if not self.choice.n_rows:
             return table
         learned = self._learned(view)
-        if (_too_late(learned, view) and not _too_late(table, view)) or self._falls_behind(learned, table, view):
+        if (
+            self.second_opinion.table_decides
+            or (_too_late(learned, view) and not _too_late(table, view))
+            or self._falls_behind(learned, table, view)
+        ):
             self.n_fallbacks += 1
             return table
         return learned
@@ -207,6 +213,9 @@ class BcEdge:
         if self._seen is not None and self.record is not None:
             reward = reward_between(self._before, after, view.name, span_s, self.energy_weight)
             self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
+        own = after[view.name]
+        if (was := self._before.get(view.name)) is not None:
+            self.second_opinion.slot_ended(own.n_ended - was.n_ended, own.n_in_time - was.n_in_time)
         number = self.choose(seen)
         self.choice, self._seen, self._before = CHOICES[number], (seen, number), after
         self._slot_start_s = view.now_s

@@ -1,7 +1,12 @@
-"""First batches of a model before it is in service: its memory is touched, and its latencies are known from the start."""
+"""First batches of a model before it is in service: its memory is touched, and its latencies are known from the start.
+
+At the end all slots run the largest batch at once: about as much memory as will ever be needed is then taken, and does not grow
+under load.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 from time import monotonic
 
@@ -34,4 +39,15 @@ async def warm_up(served: ServedModel, run_s: float) -> None:
             trial.end()
         served.queue.latencies.start_from(n_rows, best_s)
         if monotonic() - start_s > BUDGET_S:
-            return
+            break
+    await _all_at_once(served, n_rows, run_s)
+
+
+async def _all_at_once(served: ServedModel, n_rows: int, run_s: float) -> None:
+    """A batch of so many rows on every slot. What fails will fail under load as well, where its sender is told."""
+    trials = [Trial(served.process, n_rows) for _ in list(served.process.free)]
+    try:
+        await asyncio.gather(*(trial.run(run_s) for trial in trials), return_exceptions=True)
+    finally:
+        for trial in trials:
+            trial.end()

@@ -139,17 +139,18 @@ def train_bcedge(
         pass
     train_s = monotonic() - start_s
     random = np.random.default_rng(0)
-    scores = {
-        name: score(choose, make_world, settings.n_scored, settings.max_energy_weight)
-        for name, choose in (
-            ("net", _chooser(learner.net)),
-            ("table", lambda _: TABLE),
-            ("random", lambda _: int(random.integers(len(CHOICES)))),
-        )
+    deciders = {
+        "net": _chooser(learner.net),
+        "table": lambda _: TABLE,
+        "random": lambda _: int(random.integers(len(CHOICES))),
     }
+    scores = {name: score(choose, make_world, settings.n_scored) for name, choose in deciders.items()}
+    most = settings.max_energy_weight
+    with_energy = {n: score(choose, make_world, settings.n_scored, most) for n, choose in deciders.items() if most}
     record = {
         "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
-        "n_steps": len(curve) * N_ENVS * SLOTS, "scores": scores, "curve": curve,
+        "n_steps": len(curve) * N_ENVS * SLOTS, "scores": scores,
+        "scores_with_energy": with_energy, "curve": curve,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     notes = {"settings": json.dumps(asdict(settings)), "scores": json.dumps(scores)}

@@ -35,7 +35,8 @@ SLOTS = 64  # of an episode
 class ServingEnv(gymnasium.Env[Observation, int]):  # type: ignore[misc]
     """Observation: what `BcEdge` sees, [N_SEEN]. Action: a number of CHOICES. Reward: `reward_between` of the slot.
 
-    make_world: a box and its load for so many seconds. energy_weight: drawn from 0 to this for each episode.
+    make_world: a box and its load for so many seconds. max_energy_weight: half of the episodes draw theirs from 0 to this, the others
+    have 0.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ServingEnv(gymnasium.Env[Observation, int]):  # type: ignore[misc]
         random = self.np_random
         world = self.make_world(random, SLOTS * MAX_SLOT_S + 2.0)
         self.name = str(random.choice(sorted(world.models)))
-        self.energy_weight = float(random.uniform(0.0, self.max_energy_weight))
+        self.energy_weight = float(random.uniform(0.0, self.max_energy_weight) * random.integers(2))
         self.slot_s = min(max(world.models[self.name].slo_s, MIN_SLOT_S), MAX_SLOT_S)
         self.policy = BcEdge(lambda _: self._action, self.energy_weight)
         self._action = TABLE

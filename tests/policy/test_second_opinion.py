@@ -1,0 +1,66 @@
+"""The table has a try when the net fails, keeps what it earns, and is not asked while all is well."""
+
+import numpy as np
+
+from jouleflow.policy.bcedge import CHOICES, BcEdge, Choice
+from jouleflow.policy.policies import make_policy
+from jouleflow.policy.second_opinion import RUN_SLOTS, TRY_SLOTS, SecondOpinion
+from jouleflow.profile.latencies import Latencies
+from jouleflow.sim.serving import Front, SimModel, simulate_with
+
+N = 100  # requests of a slot
+
+
+def table_share(net_frac: float, table_frac: float, n_slots: int) -> float:
+    """Of the slots, those that the table decides, when each of them gets so many requests done in time."""
+    opinion, n_table = SecondOpinion(), 0
+    for _ in range(n_slots):
+        n_table += opinion.table_decides
+        opinion.slot_ended(N, round(N * (table_frac if opinion.table_decides else net_frac)))
+    return n_table / n_slots
+
+
+def test_nobody_asks_while_requests_are_in_time() -> None:
+    assert table_share(0.99, 1.0, 1000) == 0
+
+
+def test_who_has_more_in_time_decides() -> None:
+    assert table_share(0.5, 0.9, 2000) > 0.9
+    assert table_share(0.5, 0.4, 2000) < 0.1
+    assert table_share(0.5, 0.505, 2000) < 0.1  # nothing to choose between them: the net goes on
+
+
+def test_the_net_gets_another_chance() -> None:
+    opinion = SecondOpinion()
+    decided = []
+    for k in range(40 * RUN_SLOTS):
+        decided.append(opinion.table_decides)
+        net_frac = 0.5 if k < 2 * TRY_SLOTS + 10 else 1.0  # what troubled it is over
+        opinion.slot_ended(N, N if opinion.table_decides else round(N * net_frac))
+    assert any(decided)
+    assert not any(decided[-20 * RUN_SLOTS :])
+
+
+def test_slots_without_requests_say_nothing() -> None:
+    opinion = SecondOpinion()
+    for _ in range(1000):
+        opinion.slot_ended(0, 0)
+        assert not opinion.table_decides
+
+
+def test_a_net_that_leaves_a_core_idle_under_overload_is_overruled() -> None:
+    latencies = Latencies((1, 2, 4, 8, 16), tuple(n * 2.65e-3 for n in (1, 2, 4, 8, 16)))
+    box = {"m": SimModel(latencies, 0.05, 16, 2, front=Front(15e-6, 15e-6, 20e-6, 10e-6))}
+    times_s = {"m": np.cumsum(np.random.default_rng(0).exponential(1 / 1500, 12_000))}
+
+    def in_time_frac(policy: object) -> float:
+        return simulate_with(box, times_s, 2, {"m": policy}).models["m"].in_time_frac
+
+    small_and_alone = CHOICES.index(Choice(2, 1, False))
+    idle = BcEdge(lambda _: small_and_alone)
+    table = in_time_frac(make_policy("table"))
+    assert in_time_frac(idle) > 0.85 * table
+    never = BcEdge(
+        lambda _: small_and_alone, second_opinion=type("Never", (SecondOpinion,), {"slot_ended": lambda *_: None})()
+    )
+    assert in_time_frac(never) < 0.65 * table
