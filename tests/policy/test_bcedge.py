@@ -28,6 +28,9 @@ class OneModel:
     def __init__(self, totals: Totals = NOTHING) -> None:
         self.now = totals
 
+    def may_take_s(self, name: str, now_s: float) -> float:
+        return inf
+
     def totals(self) -> dict[str, Totals]:
         return {"m": self.now}
 
@@ -132,3 +135,13 @@ def test_misuse(tmp_path: object) -> None:
         policy_maker("bcedge", Path("absent.onnx"))
     with pytest.raises(InputError, match="unknown policy"):
         policy_maker("bcegde")
+
+
+def test_the_table_is_taken_where_a_large_batch_would_hold_up_others() -> None:
+    class Crowded(OneModel):
+        def may_take_s(self, name: str, now_s: float) -> float:
+            return 0.015
+
+    policy = BcEdge(lambda _: CHOICES.index(Choice(64, 64, False)))
+    assert policy.decide(view(name="m", box=Crowded(), n_waiting=8)).n_rows < 8  # they take 24 ms
+    assert policy.n_fallbacks == 1

@@ -1,9 +1,12 @@
 """The simulated server: queueing theory where there is a formula, conservation, and what policies are for."""
 
+from math import inf
+
 import numpy as np
 import pytest
 
 from jouleflow.errors import InputError
+from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
@@ -114,3 +117,16 @@ def test_misuse() -> None:
         simulate_serving({"m": model}, {"x": np.zeros(1)}, 1, "delay")
     with pytest.raises(InputError, match="unknown policy"):
         simulate_serving({"m": model}, {"m": np.zeros(1)}, 1, "delya")
+
+
+def test_a_large_model_leaves_a_core_for_a_small_one_with_a_near_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Latencies((1, 32), (0.004, 0.100))  # 25 rows together take as long as 20 alone
+    small = Latencies((1, 32), (30e-6, 300e-6))
+    models = {"large": SimModel(large, 0.25, 32, 2), "small": SimModel(small, 0.02, 32, 2)}
+    arrivals_s = {"large": poisson(640, 5.0), "small": poisson(1000, 5.0, seed=1)}
+    kept = simulate_serving(models, arrivals_s, 2, "table").models
+    monkeypatch.setattr(Dispatcher, "may_take_s", lambda self, name, now_s: inf)
+    not_kept = simulate_serving(models, arrivals_s, 2, "table").models
+    assert not_kept["small"].in_time_frac < 0.9
+    assert kept["small"].in_time_frac > 0.99
+    assert kept["large"].in_time_frac > 0.9 * not_kept["large"].in_time_frac

@@ -40,7 +40,8 @@ class Totals:
 
 
 class Box(Protocol):
-    """All models of a server, for policies that look beyond their own. n_busy: cores."""
+    """All models of a server, for policies that look beyond their own. n_busy: cores. may_take_s: how long a batch of a model that
+    started now might keep its core without the requests of others being late for it."""
 
     n_cores: int
 
@@ -48,6 +49,8 @@ class Box(Protocol):
     def n_busy(self) -> int: ...
 
     def totals(self) -> dict[str, Totals]: ...
+
+    def may_take_s(self, name: str, now_s: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +156,8 @@ class Aimd:
 
 @dataclass
 class Table:
-    """Earliest deadline first with a look-up: of the batches that the waiting rows allow and that end before the earliest
-    deadline, the one that gets most rows done a second. It never waits for more rows.
+    """Earliest deadline first with a look-up: of the batches that the waiting rows allow, that end before the earliest
+    deadline and leave other models a core in time, the one that gets most rows done a second. It never waits for more rows.
 
     When more waits than one batch takes, a first row that is nearly too late would force a small batch, and the next row would be
     nearly too late in its turn, until nothing is in time any more. Such rows are given up at once.
@@ -172,6 +175,8 @@ class Table:
         if view.n_waiting > full and left_s < known.of(full):
             return Decision(0, view.now_s, view.n_instances, view.now_s + known.of(full) * (1 + self.safety_frac))
         within_s = min(left_s, view.slo_s / 2) if view.slo_s else left_s
+        if view.box is not None and most > 1:
+            within_s = min(within_s, view.box.may_take_s(view.name, view.now_s))
         return Decision(known.best_rows(most, within_s), view.now_s, view.n_instances)
 
     def finished(self, batch: Finished) -> None:

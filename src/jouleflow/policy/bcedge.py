@@ -1,6 +1,7 @@
 """BCEdge: a net chooses, slot by slot, each model's largest batch, how many of its batches may run at once, and whether to wait for a
 full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, its batches are too
-small for what waits, or the table has shown to get more done in time (`SecondOpinion`), the table's is taken, and counted.
+small for what waits or would hold up other models, or the table has shown to get more done in time (`SecondOpinion`), the
+table's is taken, and counted.
 
 Source: BCEdge, arXiv 2305.01519. What the net sees, the waiting, and slots of one SLO are our reconstruction; one net serves every
 model of a box, told apart by what it sees.
@@ -182,6 +183,7 @@ class BcEdge:
             self.second_opinion.table_decides
             or (_too_late(learned, view) and not _too_late(table, view))
             or self._falls_behind(learned, table, view)
+            or _holds_up_others(learned, table, view)
         ):
             self.n_fallbacks += 1
             return table
@@ -236,6 +238,15 @@ def _too_late(decision: Decision, view: View) -> bool:
     else:
         end_s = max(decision.again_s, view.now_s) + view.latencies.of(1) * (1 + SAFETY_FRAC)
     return end_s > view.deadline_s
+
+
+def _holds_up_others(learned: Decision, table: Decision, view: View) -> bool:
+    """Whether a larger batch than the table's would keep a core for longer than other models' requests can wait."""
+    assert view.latencies is not None
+    assert view.box is not None
+    if learned.n_rows <= table.n_rows:
+        return False
+    return view.latencies.of(learned.n_rows) > view.box.may_take_s(view.name, view.now_s)
 
 
 def load_choose(model: bytes) -> Callable[[Observation], int]:

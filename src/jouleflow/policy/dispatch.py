@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from jouleflow.policy.batch import Totals
 from jouleflow.policy.job import Job
 from jouleflow.policy.queue import ModelQueue
+
+ASKED_S = 1.0  # a model that had no request for so long is not kept a core for
+OWN_FRAC = 0.5  # of its SLO that a request may wait for a core
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +41,17 @@ class Dispatcher:
     def totals(self) -> dict[str, Totals]:
         """Of every model."""
         return {name: queue.totals() for name, queue in self.queues.items()}
+
+    def may_take_s(self, name: str, now_s: float) -> float:
+        """How long a batch of a model that started now might keep its core: no longer than another model's requests can wait, if no
+        other core is free for them before."""
+        wait_s = inf
+        for other, queue in self.queues.items():
+            if other != name and 0 < queue.slo_s * OWN_FRAC < wait_s and now_s - queue.asked_s < ASKED_S:
+                wait_s = queue.slo_s * OWN_FRAC
+        if wait_s == inf or len(self.running) + 1 < self.n_cores:
+            return inf
+        return inf if any(start.ends_s - now_s <= wait_s for start in self.running) else wait_s
 
     def next(self, now_s: float) -> Start | None:
         """The next batch to start; None when there is none, and then again_s says until when."""

@@ -48,10 +48,12 @@ class ModelQueue:
         self._last_key: Key | None = None  # no waiting job goes later than this
         self._last_end_s = 0.0
         self._tried_s = -inf
+        self.asked_s = -inf  # when the last job came
 
     def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float) -> bool:
         """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free."""
         self.counts["accepted"] += 1
+        self.asked_s = now_s
         self._order += 1
         job.order = self._order
         if self.n_jobs >= self.max_jobs or (self.n_jobs and self.n_bytes + job.size_bytes > self.max_bytes):
