@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import uvloop
-from serving_peers import OUT, ROOT, Server, http, infer_request
+from serving_peers import OUT, Server, http, infer_request
 from setting import write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
 from jouleflow.load.client import closed_loop, open_loop
+from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.latencies import Latencies
 from jouleflow.sim.serving import SimModel, simulate_serving
@@ -36,43 +34,51 @@ PEER_LOADS = (0.5, 0.8, 1.0, 1.5, 3.0)
 NAME = "overload"
 
 
-def start(policy: str) -> subprocess.Popen[bytes]:
+def models() -> Path:
+    """The folder with the one model, made when it is not there."""
     folder = OUT / "overload"
     path = folder / NAME / "model.onnx"
     if not path.exists():
         kws(path, 800)
     (folder / NAME / "jouleflow.toml").write_text(f"slo_ms = {SLO_S * 1e3}\nmax_batch = {MAX_BATCH}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "jouleflow",
-        "serve",
-        str(folder),
-        "--http",
-        f"127.0.0.1:{PORT}",
-        "--grpc",
-        "",
-        "--policy",
-        policy,
-    ]
-    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    return folder
+
+
+def get(url: str) -> Any:
+    """JSON, once the server is ready to give it."""
     for _ in range(200):
         try:
-            get("/v2/health/ready")
-            return child
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                raw = answer.read()
+            return json.loads(raw) if raw else None
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError("the server did not start")
-
-
-def get(path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=5) as answer:
-        raw = answer.read()
-    return json.loads(raw) if raw else None
+    raise RuntimeError(f"{url} does not answer")
 
 
 def arrivals(rate_hz: float, seconds: float) -> np.ndarray:
     return np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, int(rate_hz * seconds)))
+
+
+def at_load(
+    server: LocalServer, policy: str, load: float, capacity_hz: float, seconds: float, request: bytes
+) -> dict[str, Any]:
+    """A share of capacity, on the server and simulated."""
+    times = arrivals(load * capacity_hz, seconds)
+    s = uvloop.run(open_loop(server.host, server.port, [request], times)).summary(SLO_S)
+    learned = get(f"{server.url}/v2/models/stats")["model_stats"][0]["jouleflow"]["latency_s_by_rows"]
+    model = SimModel(Latencies(tuple(map(int, learned)), tuple(learned.values())), SLO_S, MAX_BATCH, 2)
+    sim = simulate_serving({NAME: model}, {NAME: times}, 2, policy).models[NAME]
+    samples = get(f"{server.url}/live.json")["samples"][-int(seconds) :]
+    joules = [sample["j_per_request"] for sample in samples if sample["j_per_request"]]
+    return {
+        "policy": policy, "load": load, "goodput_per_capacity": s["slo_attained_frac"] * load,
+        "slo_attained_frac": s["slo_attained_frac"], "latency_p50_s": s["latency_p50_s"], "latency_p99_s": s["latency_p99_s"],
+        "rejection_p99_s": s["rejection_p99_s"], "statuses": s["statuses"],
+        "j_per_request_modelled": float(np.mean(joules)) if joules else None,
+        "simulated_slo_attained_frac": sim.in_time_frac,
+        "simulated_latency_p99_s": float(np.percentile(sim.latency_s, 99)) if len(sim.latency_s) else None,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -87,36 +93,16 @@ def main() -> None:
     ours = infer_request(NAME, {"x": x})
     rows, capacity_hz = [], 0.0
     for policy in a.policies.split(","):
-        child = start(policy)
-        try:
+        with local_server(models(), ("--policy", policy)) as server:
+            get(f"{server.url}/v2/health/ready")
             if not capacity_hz:
-                patient = infer_request(NAME, {"x": x})
-                capacity_hz = uvloop.run(closed_loop("127.0.0.1", PORT, [patient], 16, 4, 1.0)).summary()["infer_per_s"]
+                closed = closed_loop(server.host, server.port, [ours], 16, 4, 1.0)
+                capacity_hz = uvloop.run(closed).summary()["infer_per_s"]
                 print("capacity", round(capacity_hz), flush=True)
             for load in LOADS:
-                times = arrivals(load * capacity_hz, a.seconds)
-                answers = uvloop.run(open_loop("127.0.0.1", PORT, [ours], times))
-                s = answers.summary(SLO_S)
-                learned = get("/v2/models/stats")["model_stats"][0]["jouleflow"]["latency_s_by_rows"]
-                latencies = Latencies(tuple(map(int, learned)), tuple(learned.values()))
-                model = SimModel(latencies, SLO_S, MAX_BATCH, 2)
-                sim = simulate_serving({NAME: model}, {NAME: times}, 2, policy).models[NAME]
-                joules = [
-                    p["j_per_request"] for p in get("/live.json")["samples"][-int(a.seconds) :] if p["j_per_request"]
-                ]
-                row = {
-                    "policy": policy, "load": load, "goodput_per_capacity": s["slo_attained_frac"] * load,
-                    "slo_attained_frac": s["slo_attained_frac"], "latency_p50_s": s["latency_p50_s"], "latency_p99_s": s["latency_p99_s"],
-                    "rejection_p99_s": s["rejection_p99_s"], "statuses": s["statuses"],
-                    "j_per_request_modelled": float(np.mean(joules)) if joules else None,
-                    "simulated_slo_attained_frac": sim.in_time_frac,
-                    "simulated_latency_p99_s": float(np.percentile(sim.latency_s, 99)) if len(sim.latency_s) else None,
-                }  # fmt: skip
+                row = at_load(server, policy, load, capacity_hz, a.seconds, ours)
                 rows.append(row)
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-        finally:
-            child.send_signal(signal.SIGTERM)
-            child.wait(60)
     for peer in filter(None, a.peers.split(",")):
         server = Server(peer, NAME, OUT / "overload", PORT, SHAPES["kws"])
         try:
