@@ -31,6 +31,9 @@ class OneModel:
     def may_take_s(self, name: str, now_s: float) -> float:
         return inf
 
+    def first_end_s(self, name: str) -> float:
+        return inf
+
     def totals(self) -> dict[str, Totals]:
         return {"m": self.now}
 

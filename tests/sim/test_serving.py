@@ -123,10 +123,24 @@ def test_a_large_model_leaves_a_core_for_a_small_one_with_a_near_deadline(monkey
     large = Latencies((1, 32), (0.004, 0.100))  # 25 rows together take as long as 20 alone
     small = Latencies((1, 32), (30e-6, 300e-6))
     models = {"large": SimModel(large, 0.25, 32, 2), "small": SimModel(small, 0.02, 32, 2)}
-    arrivals_s = {"large": poisson(640, 5.0), "small": poisson(1000, 5.0, seed=1)}
+    arrivals_s = {"large": poisson(700, 5.0), "small": poisson(1000, 5.0, seed=1)}
     kept = simulate_serving(models, arrivals_s, 2, "table").models
     monkeypatch.setattr(Dispatcher, "may_take_s", lambda self, name, now_s: inf)
     not_kept = simulate_serving(models, arrivals_s, 2, "table").models
     assert not_kept["small"].in_time_frac < 0.9
     assert kept["small"].in_time_frac > 0.99
     assert kept["large"].in_time_frac > 0.9 * not_kept["large"].in_time_frac
+
+
+def test_a_batch_that_costs_the_same_at_any_size_is_shared_rather_than_run_twice() -> None:
+    flat, steep = Latencies((1, 32), (0.010, 0.0131)), Latencies((1, 32), (0.010, 0.320))
+    times_s = poisson(150, 10.0)
+
+    def n_batches(latencies: Latencies) -> int:
+        models = {"m": SimModel(latencies, 0.1, 32, 2)}
+        outcome = simulate_serving(models, {"m": times_s}, 2, "table").models["m"]
+        assert outcome.in_time_frac > 0.999
+        return len(outcome.batch_rows)
+
+    assert n_batches(flat) < 0.65 * len(times_s)
+    assert n_batches(steep) > 0.9 * len(times_s)  # where a row costs what it costs there is nothing to wait for

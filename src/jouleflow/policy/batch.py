@@ -41,7 +41,8 @@ class Totals:
 
 class Box(Protocol):
     """All models of a server, for policies that look beyond their own. n_busy: cores. may_take_s: how long a batch of a model that
-    started now might keep its core without the requests of others being late for it."""
+    started now might keep its core without the requests of others being late for it. first_end_s: when the first of a model's
+    running batches is expected to end."""
 
     n_cores: int
 
@@ -51,6 +52,8 @@ class Box(Protocol):
     def totals(self) -> dict[str, Totals]: ...
 
     def may_take_s(self, name: str, now_s: float) -> float: ...
+
+    def first_end_s(self, name: str) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ class Aimd:
 @dataclass
 class Table:
     """Earliest deadline first with a look-up: of the batches that the waiting rows allow, that end before the earliest
-    deadline and leave other models a core in time, the one that gets most rows done a second. It never waits for more rows.
+    deadline and leave other models a core in time, the one that gets most rows done a second. It waits for more rows only while another
+    batch of the model is about to end, when that takes less than what a batch costs whatever its size.
 
     When more waits than one batch takes, a first row that is nearly too late would force a small batch, and the next row would be
     nearly too late in its turn, until nothing is in time any more. Such rows are given up at once.
@@ -174,10 +178,21 @@ class Table:
         full = sustained_rows(known, view.max_batch, view.slo_s)
         if view.n_waiting > full and left_s < known.of(full):
             return Decision(0, view.now_s, view.n_instances, view.now_s + known.of(full) * (1 + self.safety_frac))
+        until_s = self._joins_until_s(view, known)
+        if view.now_s < until_s < view.deadline_s - known.of(most) * (1 + self.safety_frac):
+            return Decision(0, until_s, view.n_instances)
         within_s = min(left_s, view.slo_s / 2) if view.slo_s else left_s
         if view.box is not None and most > 1:
             within_s = min(within_s, view.box.may_take_s(view.name, view.now_s))
         return Decision(known.best_rows(most, within_s), view.now_s, view.n_instances)
+
+    def _joins_until_s(self, view: View, known: Latencies) -> float:
+        """Until when to wait for a running batch to end."""
+        if not view.n_running or view.box is None or view.n_waiting >= view.max_batch:
+            return 0.0
+        any_size_s = 2 * known.of(1) - known.of(2)
+        end_s = view.box.first_end_s(view.name)
+        return end_s + any_size_s if end_s - view.now_s < any_size_s else 0.0
 
     def finished(self, batch: Finished) -> None:
         """Learns nothing: the server keeps the latencies."""

@@ -53,6 +53,10 @@ class Dispatcher:
             return inf
         return inf if any(start.ends_s - now_s <= wait_s for start in self.running) else wait_s
 
+    def first_end_s(self, name: str) -> float:
+        """When the first of the running batches of a model is expected to end; inf when none runs."""
+        return min([start.ends_s for start in self.running if start.name == name], default=inf)
+
     def next(self, now_s: float) -> Start | None:
         """The next batch to start; None when there is none, and then again_s says until when."""
         self.again_s = None
