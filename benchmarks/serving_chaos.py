@@ -439,6 +439,13 @@ def clock_jumps(folder: Path, seconds: float) -> Row:
     return row
 
 
+def fill(path: Path) -> None:
+    """Writes until the disk is full."""
+    with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            continue
+
+
 def disk_full(folder: Path, seconds: float) -> Row:
     """Models, working folder, temporary files and log on a disk that fills up. Needs the right to mount."""
     disk = folder / "disk"
@@ -456,23 +463,13 @@ def disk_full(folder: Path, seconds: float) -> Row:
             new = disk / "models" / "fast" / "2" / "model.onnx"
             new.parent.mkdir()
             content = (disk / "models" / "fast" / "1" / "model.onnx").read_bytes()
-            with (disk / "filler").open("wb", buffering=0) as filler:
-                try:
-                    while filler.write(bytes(4096)):
-                        continue
-                except OSError:
-                    pass
+            fill(disk / "filler")
             with contextlib.suppress(OSError):
                 new.write_bytes(content * 100)  # cut off, as a copy to a full disk is
             statuses.append(server.load("fast"))
             (disk / "filler").unlink()
             new.write_bytes(content)
-            with (disk / "filler").open("wb", buffering=0) as filler:
-                try:
-                    while filler.write(bytes(4096)):
-                        continue
-                except OSError:
-                    pass
+            fill(disk / "filler")
             statuses.append(server.load("fast"))  # whole, and the disk full: it needs none
 
         account = run_under_load(server, harm, FAST, max(seconds, 8))

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -50,6 +52,21 @@ def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
     run(folder, "profile", str(models), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
     affine(models / "two" / "model.onnx", factor=9)
     done = CliRunner().invoke(app, ["serve", str(models), "--dry-run", "--profile", str(folder / "p.json")])
+    assert "other versions of ['two']" in str(done.exception)
+
+
+def test_a_profile_of_a_model_whose_weights_lie_beside_it(folder: Path) -> None:
+    path = folder / "models" / "two" / "model.onnx"
+    proto = onnx.load(path)
+    weights = onnx.numpy_helper.from_array(np.ones(64, np.float32), "spare")
+    proto.graph.initializer.append(weights)
+    onnx.save(
+        proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location="weights", size_threshold=0
+    )
+    run(folder, "profile", str(folder / "models"), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
+    assert run(folder, "serve", str(folder / "models"), "--dry-run")["holds"]
+    (path.parent / "weights").write_bytes(bytes((path.parent / "weights").stat().st_size))
+    done = CliRunner().invoke(app, ["serve", str(folder / "models"), "--dry-run", "--profile", str(folder / "p.json")])
     assert "other versions of ['two']" in str(done.exception)
 
 

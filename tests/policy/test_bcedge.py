@@ -138,10 +138,6 @@ def test_misuse(tmp_path: object) -> None:
         policy_maker("bcedge", Path("absent.onnx"))
     with pytest.raises(InputError, match="unknown policy"):
         policy_maker("bcegde")
-    with pytest.raises(InputError, match="from 0"):
-        policy_maker("bcedge", energy_weight=0.6)
-    with pytest.raises(InputError, match="knows no energy weight"):
-        policy_maker("table", energy_weight=0.1)
 
 
 def test_the_table_is_taken_where_a_large_batch_would_hold_up_others() -> None:

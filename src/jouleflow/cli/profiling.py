@@ -156,6 +156,7 @@ def predict_load(
     """
     import hashlib
 
+    from jouleflow.graph.onnx_check import read_onnx
     from jouleflow.profile.serving import load_profile
 
     known = load_profile(profile)
@@ -164,7 +165,7 @@ def predict_load(
     changed = sorted(
         n
         for n, m in known.models.items()
-        if n in specs and hashlib.sha256(specs[n].path.read_bytes()).hexdigest() != m.sha256
+        if n in specs and hashlib.sha256(read_onnx(specs[n].path)).hexdigest() != m.sha256
     )
     if missing or changed:
         raise InputError(

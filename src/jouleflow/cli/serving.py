@@ -39,9 +39,6 @@ def serve(
     slot_log: Annotated[
         Path | None, typer.Option(help="Where bcedge writes what it saw and gained, to learn from.")
     ] = None,
-    energy_weight: Annotated[
-        float, typer.Option(help="How much bcedge minds core seconds beside latency, 0 to 0.5.")
-    ] = 0.0,
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
@@ -84,13 +81,13 @@ def serve(
     if ray:
         from jouleflow.serve.cluster import ClusterSettings, run_cluster
 
-        if policy_net is not None or slot_log is not None or energy_weight:
+        if policy_net is not None or slot_log is not None:
             raise InputError(
-                "--policy-net, --slot-log and --energy-weight are not offered with --ray: its nodes take what comes with jouleflow"
+                "--policy-net and --slot-log are not offered with --ray: its nodes take what comes with jouleflow"
             )
         run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
         return
-    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log, energy_weight), settings)
+    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings)
 
 
 @app.command()
@@ -98,9 +95,6 @@ def profile(
     folder: Annotated[Path, typer.Argument(help="The models: a folder each, or bare .onnx files.")],
     output: ProfileFile = PROFILE,
     budget: Annotated[str, typer.Option(help="For random sets of batches; batches alone come on top.")] = "2min",
-    energy_weight: Annotated[
-        float, typer.Option(help="How much bcedge minds core seconds beside latency, 0 to 0.5.")
-    ] = 0.0,
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     seed: Seed = 0,
     cache: Annotated[Path | None, typer.Option(help="Where measured cells are kept.")] = None,

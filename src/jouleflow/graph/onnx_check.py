@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from jouleflow.errors import ModelError
+from jouleflow.errors import InputError, ModelError
 from jouleflow.graph.check import MAX_ELEMENTS, MAX_FILE_BYTES
 from jouleflow.graph.onnx_wire import check_wire
 
@@ -240,3 +240,15 @@ def with_own_data(proto: ModelProto, folder: Path) -> bool:
 
 
 __all__ = ["attributes_of", "external_bytes", "parse_onnx", "tensor_array", "with_own_data"]
+
+
+def read_onnx(path: Path) -> bytes:
+    """The bytes of a checked model with its external data inside: what runs, and what its hash is of.
+
+    Raises InputError for a file that is too large, ModelError for one that is not a valid model, OSError.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InputError(f"{path.name} has {path.stat().st_size} bytes: at most {MAX_FILE_BYTES} are allowed")
+    data = path.read_bytes()
+    proto = parse_onnx(data, path.name)
+    return proto.SerializeToString() if with_own_data(proto, path.parent) else data

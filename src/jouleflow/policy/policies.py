@@ -17,7 +17,6 @@ PLAIN: dict[str, Callable[[], BatchPolicy]] = {
     "deeprt": DeepRt,
     "table": Table,
 }
-MAX_ENERGY_WEIGHT = 0.5  # that the net which comes with jouleflow was trained with
 POLICIES = (*PLAIN, "bcedge")
 
 
@@ -31,20 +30,13 @@ def policy_maker(
     name: str,
     net: Path | None = None,
     record: Callable[[str, Slot], None] | None = None,
-    energy_weight: float = 0.0,
 ) -> Callable[[], BatchPolicy]:
     """Makes a fresh policy for each model. net: of `bcedge`, as `jouleflow train` writes it; the one that comes with jouleflow when
-    None. record: hears of the slots of `bcedge`. energy_weight: how much `bcedge` minds core seconds, from 0 to MAX_ENERGY_WEIGHT.
+    None. record: hears of the slots of `bcedge`.
 
-    Raises InputError for an unknown policy, a net that cannot be read, or an energy weight out of range or for another policy.
+    Raises InputError for an unknown policy or a net that cannot be read.
     """
     check_policy(name)
-    if not 0 <= energy_weight <= MAX_ENERGY_WEIGHT:
-        raise InputError(
-            f"energy weight {energy_weight:g}: from 0 (latency alone) to {MAX_ENERGY_WEIGHT:g}, as the net was trained"
-        )
-    if energy_weight and name != "bcedge":
-        raise InputError(f"policy {name!r} knows no energy weight: take bcedge, or leave it out")
     if name in PLAIN:
         return PLAIN[name]
     if net is not None and not net.is_file():
@@ -52,7 +44,7 @@ def policy_maker(
     choose = load_choose(
         net.read_bytes() if net else (files("jouleflow") / "policy" / "data" / "bcedge.onnx").read_bytes()
     )
-    return lambda: BcEdge(choose, energy_weight, record=record)
+    return lambda: BcEdge(choose, record=record)
 
 
 def make_policy(name: str) -> BatchPolicy:

@@ -25,8 +25,7 @@ import onnxruntime as ort
 import orjson
 
 from jouleflow.errors import InputError
-from jouleflow.graph.check import MAX_FILE_BYTES
-from jouleflow.graph.onnx_check import parse_onnx, with_own_data
+from jouleflow.graph.onnx_check import read_onnx
 from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES, TIMES
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings, lay_out
@@ -35,12 +34,7 @@ MAX_KNOWN = 64
 
 
 def _session(path: Path, threads: int) -> tuple[Any, bytes]:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{path.name} has {path.stat().st_size} bytes: at most {MAX_FILE_BYTES} are allowed")
-    data = path.read_bytes()
-    proto = parse_onnx(data, path.name)
-    if with_own_data(proto, path.parent):
-        data = proto.SerializeToString()
+    data = read_onnx(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes the core of another

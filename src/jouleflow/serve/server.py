@@ -29,14 +29,12 @@ RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started a
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """policy: of every model; policy_net: of `bcedge`, where it is not the one that comes with jouleflow. n_cores: batches that run at
-    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained. energy_weight: how much it minds
-    core seconds."""
+    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained."""
 
     policy: str = "table"
     policy_net: Path | None = None
     n_cores: int = 0
     slot_log: Path | None = None
-    energy_weight: float = 0.0
     limits: Limits = field(default_factory=Limits)
 
 
@@ -54,7 +52,7 @@ class Server:
         self.retiring: list[ServedModel] = []  # replaced or unloaded; what they took is being answered
         self.dispatcher = Dispatcher(self.n_cores)
         self.slot_log = None if settings.slot_log is None else SlotLog(settings.slot_log)
-        self._make_policy = policy_maker(settings.policy, settings.policy_net, self.slot_log, settings.energy_weight)
+        self._make_policy = policy_maker(settings.policy, settings.policy_net, self.slot_log)
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
