@@ -24,12 +24,12 @@ from serving_models import SLO_MS, make_repository
 from setting import ROOT, data_dir, write_json
 
 from jouleflow.load.client import Answers, open_loop
-from jouleflow.load.front import measure_front
 from jouleflow.load.local_server import LocalServer, local_server
+from jouleflow.load.requests import measure_requests
 from jouleflow.load.run import Load, random_requests
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
-from jouleflow.profile.serving import ServingProfile, save_profile, with_front
+from jouleflow.profile.serving import ServingProfile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
@@ -76,8 +76,7 @@ def profile_box(folder: Path, budget_s: float) -> ServingProfile:
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
     found = uvloop.run(profile_models(wanted, OUT / "cells", budget_s))
-    for name, cost in measure_front(folder, {n: found.latencies(n).of(1) for n in found.models}).items():
-        found = with_front(found, name, cost.request_s, cost.refusal_s, cost.client_s)
+    found = measure_requests(found, folder)
     save_profile(found, OUT / f"{folder.name}.json")
     return found
 

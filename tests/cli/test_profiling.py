@@ -12,6 +12,7 @@ pytest.importorskip("httptools", reason="the serve extra is not installed")
 pytest.importorskip("sklearn", reason="the profile extra is not installed")
 
 import jouleflow.cli.main  # noqa: F401  all commands
+import jouleflow.load.wakes as wakes
 import jouleflow.runtime.colocation as colocation
 from jouleflow.cli.terminal import app
 from jouleflow.profile.serving import load_profile
@@ -23,6 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(colocation, "ALONE_S", 0.01)
     monkeypatch.setattr(colocation, "TOGETHER_S", 0.01)
     monkeypatch.setattr(colocation, "COLD_S", 0.05)
+    monkeypatch.setattr(wakes, "SECONDS", 0.5)
     for k, name in enumerate(("one", "two")):
         affine(tmp_path / "models" / name / "model.onnx", factor=k)
         (tmp_path / "models" / name / "jouleflow.toml").write_text("slo_ms = 50\nmax_batch = 2\n")
@@ -41,6 +43,9 @@ def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
     profile = load_profile(folder / "p.json")
     assert told["cells"] == len(profile.cells) >= 8
     assert all(m.front_s > 0 and m.client_s > 0 for m in profile.models.values())
+    assert all(m.cold_spread_s[0] <= m.cold_s <= m.cold_spread_s[-1] for m in profile.models.values())
+    assert len(profile.wakes.spread_s) == 3  # none, one or both cores busy
+    assert all(len(of_busy) == 3 and all(min(s) >= 0 for s in of_busy) for of_busy in profile.wakes.spread_s)
     held = run(folder, "serve", models, "--dry-run", "--mix", "one=3,two=1")["holds"][0]
     assert held["rate_hz"]["one"] == pytest.approx(3 * held["rate_hz"]["two"])
     assert held["rate_hz"]["one"] > 10

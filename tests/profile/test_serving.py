@@ -8,7 +8,16 @@ import pytest
 
 from jouleflow.errors import InputError
 from jouleflow.profile.interference import fit_interference, held_out_errors
-from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile, load_profile, save_profile
+from jouleflow.profile.serving import (
+    Batch,
+    Cell,
+    ProfiledModel,
+    ServingProfile,
+    Wakes,
+    load_profile,
+    save_profile,
+    with_wakes,
+)
 
 PRESSURE, SENSITIVITY = {"a": 0.8, "b": 0.2, "c": 0.0}, {"a": 0.2, "b": 1.0, "c": 0.6}
 
@@ -78,6 +87,21 @@ def test_a_profile_is_read_again(tmp_path: Path) -> None:
     assert profile().latencies("a").at_rows == (1, 2, 4, 8)
     with pytest.raises(InputError, match="not 'z'"):
         profile().latencies("z")
+
+
+def test_a_profile_of_before_wakes_were_measured_is_read(tmp_path: Path) -> None:
+    old = profile().model_dump_json(exclude={"wakes": True, "models": {m: {"cold_spread_s"} for m in "abc"}})
+    (tmp_path / "p.json").write_text(old)
+    assert load_profile(tmp_path / "p.json") == profile()
+
+
+def test_wakes_are_kept_by_busy_cores_and_idle_time(tmp_path: Path) -> None:
+    wakes = Wakes(idle_s=(0.001,), spread_s=(((1.0,), (2.0,)), ((3.0,), (4.0,))))
+    assert [wakes.spread(0, s) for s in (-1.0, 0.0005, 0.001, 9.0)] == [(1.0,), (1.0,), (2.0,), (2.0,)]
+    assert wakes.spread(1, 0.0) == wakes.spread(7, 0.0) == (3.0,)
+    assert Wakes().spread(0, 0.0) == ()
+    save_profile(with_wakes(profile(), wakes), tmp_path / "p.json")
+    assert load_profile(tmp_path / "p.json").wakes == wakes
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"machine": 3}', "[" * 1000])

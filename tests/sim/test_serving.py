@@ -10,6 +10,7 @@ from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
+from jouleflow.profile.serving import Wakes
 from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -66,6 +67,28 @@ def test_a_core_that_ran_something_else_is_cold() -> None:
     np.testing.assert_allclose(
         again.models["a"].latency_s, [1.5, 1.5, 1.5]
     )  # right after itself: warm; after idling: cold
+
+
+def test_a_request_waits_until_everybody_has_woken_up() -> None:
+    # idle for 1 s or longer: 0.5 s; else 0.25 s; a busy core is given up after 10 s, or when its batch is done
+    wakes = Wakes(idle_s=(1.0,), spread_s=(((0.25,), (0.5,)), ((10.0,), (10.0,))))
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, front=Front(wakes=wakes))
+    alone = simulate_serving({"m": model}, {"m": np.array([1.0, 5.0])}, 1, "delay").models["m"]
+    np.testing.assert_allclose(alone.latency_s, [1.5, 1.5])
+    second = simulate_serving({"m": model}, {"m": np.array([1.0, 1.6])}, 1, "delay").models["m"]
+    np.testing.assert_allclose(second.latency_s, [1.5, 2.5 - 1.6 + 1.0])  # it comes through as the first is done at 2.5
+    assert second.counts["completed"] == 2
+
+
+def test_what_varies_is_drawn_and_the_same_again() -> None:
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_s=9.0, cold_spread_s=(0.0, 0.5, 1.0))
+    times = {"m": np.arange(300) * 10.0}
+    runs = [simulate_serving({"m": model}, times, 1, "delay") for _ in range(2)]
+    latency_s = runs[0].models["m"].latency_s
+    np.testing.assert_array_equal(latency_s, runs[1].models["m"].latency_s)
+    assert set(latency_s.round(6)) == {1.0, 1.5, 2.0}
+    assert latency_s.mean() == pytest.approx(1.5, rel=0.05)
+    assert runs[0].busy_s == pytest.approx(latency_s.sum())  # what is drawn is work, and costs energy
 
 
 def test_refusing_costs_what_it_costs() -> None:

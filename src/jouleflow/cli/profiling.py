@@ -39,8 +39,8 @@ def profile_with_progress(
 
     import uvloop
 
-    from jouleflow.load.front import measure_front
-    from jouleflow.profile.serving import save_profile, with_front
+    from jouleflow.load.requests import measure_requests
+    from jouleflow.profile.serving import save_profile
     from jouleflow.runtime.colocation import Wanted, profile_models
 
     n_cores = cores or len(os.sched_getaffinity(0))
@@ -62,8 +62,7 @@ def profile_with_progress(
             )
         )
     console.print("measuring what a request costs beside its model", highlight=False)
-    for name, cost in measure_front(folder, {n: found.latencies(n).of(1) for n in found.models}).items():
-        found = with_front(found, name, cost.request_s, cost.refusal_s, cost.client_s)
+    found = measure_requests(found, folder)
     save_profile(found, output)
     return found
 

@@ -6,6 +6,7 @@ The measuring itself is `runtime.colocation`; here is what it leaves, and the fi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,8 @@ class Cell(BaseModel):
 class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
     server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
-    when not measured. cold_s: what a batch takes longer when its core was idle or ran something else before."""
+    when not measured. cold_s: what a batch takes longer when its core was idle or ran something else before, the median; and
+    cold_spread_s: equally likely values of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,6 +66,24 @@ class ProfiledModel(BaseModel):
     refusal_s: float = 0.0
     client_s: float = 0.0
     cold_s: float = 0.0
+    cold_spread_s: tuple[float, ...] = ()
+
+
+class Wakes(BaseModel):
+    """What a request waits until its client, the server and its client again have woken up and got a core, beyond the CPU time that
+    they take: spread_s[busy][idle], equally likely values; busy: cores that run batches, the last also of more; idle: of the
+    parts that idle_s, rising, cuts the time into since the server's loop last did something. Empty when not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    idle_s: tuple[float, ...] = ()
+    spread_s: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+    def spread(self, n_busy: int, idle_s: float) -> tuple[float, ...]:
+        """The values when n_busy cores run batches and the loop was idle for so long."""
+        if not self.spread_s:
+            return ()
+        return self.spread_s[min(n_busy, len(self.spread_s) - 1)][bisect_right(self.idle_s, idle_s)]
 
 
 class ServingProfile(BaseModel):
@@ -79,6 +99,7 @@ class ServingProfile(BaseModel):
     models: dict[str, ProfiledModel]
     cells: tuple[Cell, ...]
     n_disturbed: int = 0
+    wakes: Wakes = Wakes()
 
     def alone(self, model: str) -> dict[int, Cell]:
         """The cells of a model alone, by rows."""
@@ -119,6 +140,11 @@ def with_front(
     return profile.model_copy(
         update={"models": {**profile.models, model: profile.models[model].model_copy(update=costs)}}
     )
+
+
+def with_wakes(profile: ServingProfile, wakes: Wakes) -> ServingProfile:
+    """The profile with what its requests wait for."""
+    return profile.model_copy(update={"wakes": wakes})
 
 
 def load_profile(path: Path) -> ServingProfile:

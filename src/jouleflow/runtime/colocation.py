@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from jouleflow.errors import InputError
 from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile
+from jouleflow.profile.spread import spread_of
 from jouleflow.runtime.meter import Meter, cpu_s, open_meter
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
@@ -139,7 +140,7 @@ async def measure_cell(
         for trial in trials:
             trial.end()
     disturbed = any(
-        seconds > DISTURBED_RATIO * work_s + DISTURBED_S
+        _disturbed(seconds, work_s)
         for batch, (seconds, work_s) in alone.items()
         if processes[batch.model].settings.threads == 1
     )
@@ -162,21 +163,35 @@ async def _undisturbed(
     return cell, disturbed
 
 
-async def measure_cold(processes: Mapping[str, ModelProcess], alone_s: Mapping[str, float]) -> dict[str, float]:
+async def measure_cold(
+    processes: Mapping[str, ModelProcess], alone_s: Mapping[str, float]
+) -> dict[str, tuple[float, ...]]:
     """How much longer a batch of one takes when its core was idle for a moment and others ran before: caches are cold, the thread
-    sleeps. Median over rounds of all models in turn, less what it takes again and again."""
+    sleeps. Equally likely values, of rounds of all models in turn, less what it takes again and again; runs that something else
+    disturbed are left out, unless nearly all were."""
     trials = {name: Trial(process, 1) for name, process in processes.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in trials}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in trials}
     start_s = monotonic()
     try:
-        while monotonic() - start_s < COLD_S or len(next(iter(seconds.values()))) < LEAST_RUNS:
+        while monotonic() - start_s < COLD_S or len(next(iter(runs.values()))) < LEAST_RUNS:
             for name, trial in trials.items():
                 await asyncio.sleep(IDLE_S)
-                seconds[name].append((await trial.run())[0])
+                runs[name].append(await trial.run())
     finally:
         for trial in trials.values():
             trial.end()
-    return {name: max(median(found) - alone_s[name], 0.0) for name, found in seconds.items()}
+    return {name: spread_of([max(s - alone_s[name], 0.0) for s in calm_s(found)]) for name, found in runs.items()}
+
+
+def calm_s(runs: list[tuple[float, float]]) -> list[float]:
+    """Seconds of the runs that had their core, or of all when those are too few."""
+    calm = [seconds for seconds, work_s in runs if not _disturbed(seconds, work_s)]
+    return calm if len(calm) >= LEAST_RUNS else [seconds for seconds, _ in runs]
+
+
+def _disturbed(seconds: float, work_s: float) -> bool:
+    """Whether a batch of one thread took too long for its CPU time: it did not have its core."""
+    return seconds > DISTURBED_RATIO * work_s + DISTURBED_S
 
 
 async def _together(trials: Sequence[Trial], least_s: float) -> list[list[tuple[float, float]]]:
@@ -284,9 +299,10 @@ def _sized(wanted: Wanted, process: ModelProcess) -> Sized:
     return Sized(wanted.name, tuple(sizes_up_to(wanted.max_batch if rows_open else 1)))
 
 
-def _described(wanted: Wanted, sized: Sized, process: ModelProcess, cold_s: float) -> ProfiledModel:
+def _described(wanted: Wanted, sized: Sized, process: ModelProcess, cold_s: tuple[float, ...]) -> ProfiledModel:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return ProfiledModel(
         sha256=process.sha256, threads=wanted.threads, max_batch=max(sized.sizes), n_instances=wanted.n_instances, slo_s=wanted.slo_s,
-        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), cold_s=cold_s,
+        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), cold_s=median(cold_s),
+        cold_spread_s=cold_s,
     )  # fmt: skip

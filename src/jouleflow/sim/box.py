@@ -9,7 +9,7 @@ import numpy as np
 
 from jouleflow.errors import InputError
 from jouleflow.profile.interference import Interference
-from jouleflow.profile.serving import ServingProfile
+from jouleflow.profile.serving import ServingProfile, Wakes
 from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -23,9 +23,10 @@ def sim_models(profile: ServingProfile, with_clients: bool = True) -> dict[str, 
         name: SimModel(
             profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority,
             front=Front(
-                m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0)
+                m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
+                profile.wakes if with_clients else Wakes(),
             ),
-            cold_s=m.cold_s,
+            cold_s=m.cold_s, cold_spread_s=m.cold_spread_s,
         )
         for name, m in profile.models.items()
     }  # fmt: skip

@@ -25,7 +25,8 @@ from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.profile.interference import Interference, NoInterference
 from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import Batch
+from jouleflow.profile.serving import Batch, Wakes
+from jouleflow.profile.spread import Draws
 
 Float = NDArray[np.float64]
 KIND = ((),)
@@ -35,12 +36,14 @@ WARM_S = 0.001  # idle for longer, a core's caches and its thread are taken to b
 @dataclass(frozen=True, slots=True)
 class Front:
     """CPU seconds of one request beside its model's: request_s to read it and queue it, answer_s to answer it, refuse_s to refuse it (as
-    much as to answer it when None); all in the server's one loop. client_s: of its client, when that shares the cores."""
+    much as to answer it when None); all in the server's one loop. client_s: of its client, when that shares the cores. wakes: what
+    it waits beside that."""
 
     request_s: float = 0.0
     answer_s: float = 0.0
     client_s: float = 0.0
     refuse_s: float | None = None
+    wakes: Wakes = field(default_factory=Wakes)
 
     @property
     def cores(self) -> float:
@@ -51,7 +54,8 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
-    """A model as its profile knows it. latencies: alone, by rows. cold_s: more, when its core was idle or ran another model before."""
+    """A model as its profile knows it. latencies: alone, by rows. cold_s: more, when its core was idle or ran another model before;
+    cold_spread_s: values of it to draw from, if it is not always the same."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -61,6 +65,7 @@ class SimModel:
     max_queue: int = 512
     front: Front = field(default_factory=Front)
     cold_s: float = 0.0
+    cold_spread_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,22 @@ class _Running:
     since_s: float = 0.0  # when left_s and speed were true
 
 
+@dataclass(slots=True)
+class _Sleeper:
+    """A request whose client or server waits for a core."""
+
+    then: Callable[[], Any]
+    awake: bool = False
+
+    def wake(self) -> None:
+        """Goes on, the first time."""
+        if not self.awake:
+            self.awake = True
+            self.then()
+
+
 class Simulation:
-    """A server that can be moved forward step by step."""
+    """A server that can be moved forward step by step. random: of what is drawn from measured spreads."""
 
     def __init__(
         self,
@@ -113,8 +132,11 @@ class Simulation:
         n_cores: int,
         policies: Mapping[str, BatchPolicy],
         interference: Interference | None = None,
+        random: np.random.Generator | None = None,
     ) -> None:
         self.models, self.interference = models, interference or NoInterference()
+        self._draws = Draws(random or np.random.default_rng(0))
+        self._sleepers: list[_Sleeper] = []  # that a free core would wake up
         self.dispatcher = Dispatcher(n_cores)
         self.now_s = self.busy_s = self.front_s = 0.0
         self.running: list[_Running] = []
@@ -143,8 +165,8 @@ class Simulation:
         self.n_requests[name] += len(times_s)
 
         def arrive() -> None:
-            arrived_s = self.now_s
-            self._chore(self.models[name].front.request_s, name, lambda: self._offer(name, arrived_s))
+            arrived_s, front = self.now_s, self.models[name].front
+            self._wake(front, lambda: self._chore(front.request_s, name, lambda: self._offer(name, arrived_s)))
             following = next(times, None)
             if following is not None:
                 self._at(float(following), arrive)
@@ -187,6 +209,18 @@ class Simulation:
     def _at(self, time_s: float, event: Callable[[], Any]) -> None:
         heapq.heappush(self._events, (time_s, next(self._order), event))
 
+    def _wake(self, front: Front, then: Callable[[], Any]) -> None:
+        """Lets a request go on once everybody has woken up for it; if all cores are busy, at the latest when one becomes free."""
+        n_busy = len(self.running)
+        spread = front.wakes.spread(n_busy, self.now_s - self._front_free_s)
+        if not spread:
+            then()
+            return
+        sleeper = _Sleeper(then)
+        if n_busy >= self.dispatcher.n_cores:
+            self._sleepers.append(sleeper)
+        self._at(self.now_s + self._draws.of(spread), sleeper.wake)
+
     def _chore(self, seconds: float, name: str, then: Callable[[], Any]) -> None:
         """Something for the server's loop, after what waits for it already."""
         if not seconds:
@@ -228,9 +262,10 @@ class Simulation:
         started = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
             core, cold = self._core(start.name)
-            work_s = self.models[start.name].latencies.of(start.n_rows) + (
-                self.models[start.name].cold_s if cold else 0.0
-            )
+            model = self.models[start.name]
+            work_s = model.latencies.of(start.n_rows)
+            if cold:
+                work_s += self._draws.of(model.cold_spread_s) if model.cold_spread_s else model.cold_s
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), core, 1.0, self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
@@ -272,6 +307,9 @@ class Simulation:
     def _computed(self, one: _Running) -> None:
         self.running.remove(one)
         self._set_speeds()
+        sleepers, self._sleepers = self._sleepers, []
+        for sleeper in sleepers:
+            sleeper.wake()
         start = one.start
         self._last[one.core] = start.name, self.now_s
         self.busy_s += self.now_s - start.started_s
