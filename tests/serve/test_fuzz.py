@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
-from jouleflow.serve.oip import Decoder, RequestError, encode_answer
+from jouleflow.serve.oip import Decoder, encode_answer
+from jouleflow.serve.request_error import RequestError
 
 PORTS = (Port("x", "FP32", (-1, 4)), Port("n", "INT8", (-1,)), Port("s", "BYTES", (-1, 2)))
 json_values = st.recursive(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from jouleflow.runtime.tensors import Port
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.oip import Decoder, RequestError
+from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import message
+from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.rpc import ask_of
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving

@@ -18,9 +18,10 @@ from jouleflow.serve.control import check_load, check_unload, ready_only
 from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
-from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.oip import encode_answer
 from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
+from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.server import Server
 
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")

@@ -17,6 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
+from jouleflow.serve.request_error import RequestError
 
 MAX_TENSORS = 64
 MAX_RANK = 8
@@ -25,14 +26,6 @@ MAX_HEADER_BYTES = 1 << 20  # of the JSON before binary tensors
 MAX_NAME = 256
 MAX_TIMEOUT_US, MAX_PRIORITY = 3_600_000_000, 255
 CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
-
-
-class RequestError(Exception):
-    """What is wrong with a request, for its sender. status: of HTTP."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

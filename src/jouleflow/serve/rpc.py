@@ -24,13 +24,13 @@ from jouleflow.serve.oip import (
     MAX_TIMEOUT_US,
     Ask,
     Given,
-    RequestError,
     Wanted,
     check_shape,
     check_size,
     check_strings,
 )  # fmt: skip
 from jouleflow.serve.proto import SERVICE, message, methods
+from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
 
