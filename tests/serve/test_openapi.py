@@ -184,6 +184,18 @@ def test_every_example_is_answered(server: Running) -> None:
             assert server.ask("POST", path, body, inference_header_content_length=length)[0] == 200
 
 
+def test_strings_come_back_as_they_went(server: Running) -> None:
+    given = {"name": "x", "datatype": "BYTES", "shape": [1, 2]}
+    status, _, text = server.ask("POST", "/v2/models/words/infer", {"inputs": [{**given, "data": ["a", "bcdé"]}]})
+    assert (status, json.loads(text)["outputs"][0]["data"]) == (200, ["a", "bcdé"])
+    raw = encode_strings(np.array([b"\xff", b"a"], object))
+    head = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": len(raw)}}]}).encode()
+    status, _, text = server.ask(
+        "POST", "/v2/models/words/infer", head + raw, inference_header_content_length=str(len(head))
+    )
+    assert (status, "input 'x'" in json.loads(text)["error"]) == (400, True)
+
+
 def test_control_is_in_the_document_of_its_own_listener_only(admin: Running) -> None:
     ours = json.loads(admin.ask("GET", "/openapi.json")[2])
     port = admin.app.ports["admin"]

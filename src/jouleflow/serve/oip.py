@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
+from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings, texts
 from jouleflow.serve.request_error import RequestError
 
 MAX_TENSORS = 64
@@ -274,9 +274,9 @@ def _has_bool(data: Any) -> bool:
 
 
 def check_strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
-    """Raises RequestError when the bytes are not as many strings as the shape says."""
+    """Raises RequestError when the bytes are not as many strings of UTF-8 as the shape says."""
     try:
-        decode_strings(raw, shape)
+        texts(raw, shape)
     except ValueError as error:
         raise RequestError(400, f"input {name!r}: {error}") from error
 
