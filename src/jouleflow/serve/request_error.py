@@ -9,3 +9,10 @@ class RequestError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NotOffered(RequestError):
+    """Part of the protocol that this server could offer, and was not told to."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, message)
