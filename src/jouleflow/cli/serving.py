@@ -126,6 +126,9 @@ def load(
     duration: Duration = "10s",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
     slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms; the model's own by default.")] = "",
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Leave inputs in shared memory; the server must offer it.")
+    ] = False,
     timeout: Annotated[str, typer.Option(help="Deadline that each request carries, such as 50ms.")] = "",
     seed: Seed = 0,
     as_json: Json = False,
@@ -148,7 +151,16 @@ def load(
         times = make_arrivals(arrivals, rate, seconds, random)
     slo_s, timeout_s = (quantity(t, "s") or 0.0 if t else 0.0 for t in (slo, timeout))
     asked = Load(
-        url.rstrip("/"), model, times, in_flight, seconds, rows, slo_s, timeout_s, os.environ.get("JOULEFLOW_TOKEN", "")
+        url.rstrip("/"),
+        model,
+        times,
+        in_flight,
+        seconds,
+        rows,
+        slo_s,
+        timeout_s,
+        os.environ.get("JOULEFLOW_TOKEN", ""),
+        shared_memory,
     )
     done = load_report(asked)
     emit(done, as_json)
