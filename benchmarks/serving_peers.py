@@ -4,14 +4,16 @@ python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--pee
 
 Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
 ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16 requests in flight for
-throughput; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. The client's own CPU time is
-counted and printed: it shares the cores.
+throughput; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
+inputs that stay in shared memory: what a body costs is the difference. The client's own CPU time is counted and printed: it shares the
+cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import resource
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ from setting import ROOT, write_json
 
 from jouleflow.demo_serve.networks import SHAPES, make_all
 from jouleflow.load.client import closed_loop, infer_request, open_loop
+from jouleflow.load.shared_memory import shared_inputs
 
 OUT = ROOT / "jouleflow-out" / "peers"
+SHARED = "jouleflow_shared_memory"
 HERE = Path(__file__).parent / "peer_servers"
 PORT = 8770
 PACKAGES = {
@@ -79,7 +83,7 @@ def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
 
 
 def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str], Path]:
-    if peer == "jouleflow":
+    if peer in ("jouleflow", SHARED):
         return [
             sys.executable,
             "-m",
@@ -90,6 +94,7 @@ def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str]
             f"127.0.0.1:{port}",
             "--grpc",
             "",
+            *(["--shared-memory"] if peer == SHARED else []),
         ], ROOT
     python = str(python_of(peer))
     if peer == "mosec":
@@ -132,7 +137,7 @@ class Server:
         path = models / name / "model.onnx"
         environment = {
             **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, shape or SHAPES[name])), "PEER_PORT": str(port),
-            "PYTHONPATH": str(HERE) if peer != "jouleflow" else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
+            "PYTHONPATH": str(HERE) if peer not in ("jouleflow", SHARED) else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
         }  # fmt: skip
         self.log = (OUT / f"{peer}.log").open("w")
         self.child = subprocess.Popen(
@@ -191,9 +196,26 @@ def raw(path: Path, shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
     return {"infer_per_s": max(by_batch.values()), "by_batch": by_batch}
 
 
-def measured(work: Callable[[], Any]) -> dict[str, Any]:
+@contextlib.contextmanager
+def ready_request(server: Server, name: str, x: np.ndarray) -> Iterator[bytes]:
+    """The request to send to a server, once it answers."""
+    if server.peer != SHARED:
+        request = request_for(server.peer, name, x)
+        server.ready(request)
+        yield request
+        return
+    server.ready(infer_request(name, {"x": x}))
+    with shared_inputs(f"http://127.0.0.1:{server.port}", "", [{"x": x}]) as extents:
+        yield infer_request(name, {"x": x}, extents=extents[0])
+
+
+def closed(request: bytes, seconds: float) -> Any:
+    return uvloop.run(closed_loop("127.0.0.1", PORT, [request], 16, seconds, 1.0))
+
+
+def measured(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF)
-    answers = work()
+    answers = work(*given)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     keys = ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")
@@ -214,21 +236,20 @@ def main() -> None:
     a = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     models = make_all(OUT / "models")
+    peers = [peer for peer in a.peers.split(",") if peer]
     results: dict[str, Any] = {}
     for name in a.models.split(","):
         x = np.random.default_rng(0).normal(size=(1, *SHAPES[name])).astype(np.float32)
         rows: dict[str, Any] = {"raw": raw(models / name / "model.onnx", SHAPES[name], 2.0)}
         results[name] = rows
         print(name, "raw", round(rows["raw"]["infer_per_s"]), flush=True)
-        for peer in ("jouleflow", *a.peers.split(",")):
+        for peer in ("jouleflow", SHARED, *peers):
             server = Server(peer, name, models, PORT)
-            request = request_for(peer, name, x)
             try:
-                server.ready(request)
-                row = measured(lambda r=request: uvloop.run(closed_loop("127.0.0.1", PORT, [r], 16, a.seconds, 1.0)))
-                rate = 0.8 * row["infer_per_s"]
-                row["at_80_percent"] = {"rate_hz": rate, **at_rate(PORT, request, rate, a.seconds)}
-                rows[peer] = row
+                with ready_request(server, name, x) as request:
+                    rows[peer] = row = measured(closed, request, a.seconds)
+                    rate = 0.8 * row["infer_per_s"]
+                    row["at_80_percent"] = {"rate_hz": rate, **at_rate(PORT, request, rate, a.seconds)}
             except (RuntimeError, TimeoutError, OSError) as error:
                 rows[peer] = {"error": str(error)}
             finally:
@@ -243,7 +264,7 @@ def main() -> None:
         try:
             request = request_for("jouleflow", name, x)
             ours.ready(request)
-            for peer in a.peers.split(","):
+            for peer in peers:
                 if "at_80_percent" in rows[peer]:
                     rows[peer]["jouleflow_at_that_rate"] = at_rate(
                         PORT, request, rows[peer]["at_80_percent"]["rate_hz"], a.seconds

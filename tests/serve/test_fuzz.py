@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
-from jouleflow.serve.oip import Decoder, RequestError, encode_answer
+from jouleflow.serve.limits import Limits
+from jouleflow.serve.oip import Decoder, encode_answer
+from jouleflow.serve.request_error import RequestError
+from jouleflow.serve.shared_memory import OFFSET, REGION, SIZE, ClientRegions
 
 PORTS = (Port("x", "FP32", (-1, 4)), Port("n", "INT8", (-1,)), Port("s", "BYTES", (-1, 2)))
 json_values = st.recursive(
@@ -26,6 +29,7 @@ inputs = st.fixed_dictionaries(
         "shape": st.lists(st.integers(-3, 2**40), max_size=10) | json_values,
         "data": json_values,
         "parameters": st.dictionaries(st.sampled_from(["binary_data_size", "classification", "x"]), json_values)
+        | st.dictionaries(st.sampled_from([REGION, SIZE, OFFSET]), json_values)
         | json_values,
     },
 )
@@ -42,7 +46,7 @@ requests = st.fixed_dictionaries(
 
 
 def decoder() -> Decoder:
-    return Decoder(PORTS, (Port("y", "FP32", (-1, 3)),), True, 8)
+    return Decoder(PORTS, (Port("y", "FP32", (-1, 3)),), True, 8, ClientRegions(Limits(), on=True))
 
 
 def fits(body: bytes, header_bytes: int | None) -> None:

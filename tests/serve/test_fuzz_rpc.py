@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 
 from jouleflow.runtime.tensors import Port
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.oip import Decoder, RequestError
+from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import message
+from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.rpc import ask_of
+from jouleflow.serve.shared_memory import OFFSET, REGION, SIZE, ClientRegions
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 
 PORTS = (Port("x", "FP32", (-1, 4)), Port("n", "INT8", (-1,)), Port("s", "BYTES", (-1, 2)))
-SERVED = SimpleNamespace(decoder=Decoder(PORTS, (Port("y", "FP32", (-1, 3)),), True, 8))
+SERVED = SimpleNamespace(
+    decoder=Decoder(PORTS, (Port("y", "FP32", (-1, 3)),), True, 8, ClientRegions(Limits(), on=True))
+)
 int64 = st.integers(-(2**63), 2**63 - 1)
 contents = st.fixed_dictionaries(
     {},
@@ -29,12 +33,18 @@ contents = st.fixed_dictionaries(
         "bytes_contents": st.lists(st.binary(max_size=5), max_size=5),
     },
 )
+values = (
+    st.fixed_dictionaries({"int64_param": int64})
+    | st.fixed_dictionaries({"string_param": st.text(max_size=5)})
+    | st.just({})
+)
 tensors = st.fixed_dictionaries(
     {
         "name": st.sampled_from(["x", "n", "s", "y", ""]),
         "datatype": st.sampled_from(["FP32", "INT8", "BYTES", "FP16", ""]),
         "shape": st.lists(st.integers(-1, 4) | int64, max_size=10),
         "contents": contents,
+        "parameters": st.dictionaries(st.sampled_from([REGION, SIZE, OFFSET]), values, max_size=1),
     }
 )
 requests = st.fixed_dictionaries(

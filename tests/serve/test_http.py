@@ -181,7 +181,7 @@ def one(**changes: object) -> dict:
         (one(data=[[1, 2], [3]]), "not a list of FP32"),
         (one(data=None), "is missing"),
         (one(parameters={"binary_data_size": 32}), "give one of them"),
-        (one(parameters={"shared_memory_region": "r"}), "shared memory is not offered"),
+        (one(parameters={"shared_memory_region": "r"}), "--shared-memory"),
         ({**ASK, "outputs": [{"name": "q"}]}, "not an output"),
         ({**ASK, "outputs": [{"name": "y"}, {"name": "y"}]}, "name one twice"),
         ({**ASK, "outputs": {}}, "outputs must be a list"),

@@ -15,6 +15,7 @@ from jouleflow.load.report import NOT_TOLD, load_report, report_lines
 from jouleflow.load.run import Load, run_load
 from jouleflow.load.told import Counted, Energy, Told, between, read_told
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 
@@ -37,6 +38,22 @@ def test_open_loop_sends_all_at_the_given_times(tmp_path: Path) -> None:
         )
         assert done.exit_code == 0, done.output
         assert json.loads(done.output)["slo_attained_frac"] == 1.0
+
+
+def test_inputs_in_shared_memory(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    before = set(Path("/dev/shm").iterdir())
+    with serving(tmp_path, ServerSettings(shared_memory=True)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        answers = run_load(Load(url, "double", np.linspace(0, 0.3, 50), rows=3, shared_memory=True))
+        assert answers.status == [200] * 50
+        done = CliRunner().invoke(app, ["load", url, "double", "--duration", "0.3s", "--shared-memory", "--json"])
+        assert done.exit_code == 0, done.output
+        assert set(json.loads(done.output)["statuses"]) == {"200"}
+        assert server.ask("GET", "/v2/systemsharedmemory/status")[2] == b"[]"
+    with serving(tmp_path) as server, pytest.raises(InputError, match="start it with --shared-memory"):
+        run_load(Load(f"http://127.0.0.1:{server.port}", "double", None, shared_memory=True))
+    assert not [p for p in set(Path("/dev/shm").iterdir()) - before if "jouleflow_load" in p.name]
 
 
 def test_more_connections_than_the_server_takes_are_answers_too(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from schemathesis.engine import events
 
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve.app import AppSettings
+from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine, save
 from tests.serve.conftest import Running, serving
+from tests.serve.shared_files import SharedFile, X, extent, infer, register, tensor
 
 # Now, while there is one thread: pytest parses the modules of its plugins, and CPython 3.11 cannot always do that beside another (gh-106905).
 for module in pkgutil.walk_packages(schemathesis.specs.openapi.__path__, "schemathesis.specs.openapi."):
@@ -37,9 +39,10 @@ CONFIG = {
         "stateful": {"enabled": False},  # no answer names another request
     },
     "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503", "504"]}},  # of a timeout of 1 us
-    # Addresses of any model do not say what a certain one takes.
+    # Addresses of any model do not say what a certain one takes, and no schema says which files are there.
     "operations": [
-        {"include-path-regex": "{model}.*/infer$", "checks": {"positive_data_acceptance": {"enabled": False}}}
+        {"include-path-regex": path, "checks": {"positive_data_acceptance": {"enabled": False}}}
+        for path in ("{model}.*/infer$", "{region}/register$")
     ],
 }
 
@@ -86,6 +89,14 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("models")
+    affine(folder / "double.onnx")
+    with serving(folder, ServerSettings(shared_memory=True)) as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def whole_requests() -> Iterator[None]:
     schemathesis.hook(before_call)
@@ -118,7 +129,8 @@ def violations(url: str, paths: str, max_examples: int, **headers: str) -> list[
 
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Makes a valid request to a known model valid in what no schema can say: as many values as the shapes have, one batch size, no
-    output twice, and a length of the JSON only where bytes follow it. An integer may be 1.0 in a schema, and is 1 here."""
+    output twice, no region that nobody registered, and a length of the JSON only where bytes follow it. An integer may be 1.0 in a schema,
+    and is 1 here."""
     if not case.meta.generation.mode.is_positive or not case.path.endswith("/infer") or "{" in case.path:
         return
     case.headers = {k: v for k, v in case.headers.items() if k != LENGTH}
@@ -129,9 +141,12 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     case.body = with_integers(case.body)
     inputs, wanted = case.body["inputs"], case.body.get("outputs", [])
     wanted[:] = {each["name"]: each for each in wanted}.values()
+    for each in (*inputs, *wanted):
+        if "shared_memory_region" in each.get("parameters", {}):
+            del each["parameters"]
     for given in inputs:
         given["shape"] = [inputs[0]["shape"][0], *(min(side, 9) for side in given["shape"][1:])]
-        values = flat(given["data"]) or ["" if given["datatype"] == "BYTES" else 1]
+        values = flat(given.get("data", [])) or ["" if given["datatype"] == "BYTES" else 1]
         given["data"] = [values[k % len(values)] for k in range(prod(given["shape"]))]
 
 
@@ -184,6 +199,18 @@ def test_every_example_is_answered(server: Running) -> None:
             assert server.ask("POST", path, body, inference_header_content_length=length)[0] == 200
 
 
+def test_strings_come_back_as_they_went(server: Running) -> None:
+    given = {"name": "x", "datatype": "BYTES", "shape": [1, 2]}
+    status, _, text = server.ask("POST", "/v2/models/words/infer", {"inputs": [{**given, "data": ["a", "bcdé"]}]})
+    assert (status, json.loads(text)["outputs"][0]["data"]) == (200, ["a", "bcdé"])
+    raw = encode_strings(np.array([b"\xff", b"a"], object))
+    head = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": len(raw)}}]}).encode()
+    status, _, text = server.ask(
+        "POST", "/v2/models/words/infer", head + raw, inference_header_content_length=str(len(head))
+    )
+    assert (status, "input 'x'" in json.loads(text)["error"]) == (400, True)
+
+
 def test_control_is_in_the_document_of_its_own_listener_only(admin: Running) -> None:
     ours = json.loads(admin.ask("GET", "/openapi.json")[2])
     port = admin.app.ports["admin"]
@@ -192,3 +219,29 @@ def test_control_is_in_the_document_of_its_own_listener_only(admin: Running) -> 
     assert len([p for p in theirs["paths"] if "repository" in p]) == 3
     assert "security" not in ours
     assert theirs["security"] == [{"token": []}]
+
+
+def test_shared_memory_is_in_the_document_where_it_is_offered(sharing: Running) -> None:
+    assert violations(f"http://127.0.0.1:{sharing.port}/openapi.json", "/systemsharedmemory", 10) == []
+    document = json.loads(sharing.ask("GET", "/openapi.json")[2])
+    assert len([p for p in document["paths"] if "systemsharedmemory" in p]) == 5
+    draft = pytest.importorskip("jsonschema", reason="jsonschema is not installed").Draft202012Validator
+    with SharedFile("document", X.tobytes() * 2) as file:
+        register(sharing, "d", file.key, 64)
+        body = {"inputs": [tensor(extent("d", 32))], "outputs": [{"name": "y", "parameters": extent("d", 32, 32)}]}
+        status, answer = infer(sharing, body)
+        assert status == 200
+    ordinary = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    for name in ("double", "{model}"):
+        asked = document["paths"][f"/v2/models/{name}/infer"]["post"]
+        components = {"components": document["components"]}
+        request = draft({**asked["requestBody"]["content"]["application/json"]["schema"], **components})
+        assert request.is_valid(body)
+        assert request.is_valid(ordinary)
+        assert not request.is_valid({"inputs": [tensor({"shared_memory_region": "d"})]})
+        response = asked["responses"]["200"]["content"]["application/json"]["schema"]
+        assert draft({**response, **components}).is_valid(answer)
+
+
+def test_and_nowhere_else(server: Running) -> None:
+    assert "systemsharedmemory" not in server.ask("GET", "/openapi.json")[2].decode()

@@ -245,6 +245,18 @@ def test_reflection_and_model_control_are_not_there(server: Running) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary(method)(b"", timeout=5)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        asked = request("double", np.ones((1, 4)))
+        asked.inputs[0].parameters["shared_memory_region"].string_param = "a"
+        asked.inputs[0].parameters["shared_memory_byte_size"].int64_param = 16
+        del asked.raw_input_contents[:]
+        for method, sent in (
+            ("ModelInfer", asked),
+            ("SystemSharedMemoryStatus", message("SystemSharedMemoryStatusRequest")()),
+            ("SystemSharedMemoryUnregister", message("SystemSharedMemoryUnregisterRequest")()),
+        ):
+            with pytest.raises(grpc.RpcError, match="--shared-memory") as caught:
+                call(channel, method)(sent)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])

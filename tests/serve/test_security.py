@@ -39,7 +39,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-@pytest.mark.parametrize("path", ["/", "/v2", INFER, "/metrics", "/live.json", "/v2/repository/index", "/nothing"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v2",
+        INFER,
+        "/metrics",
+        "/live.json",
+        "/v2/repository/index",
+        "/v2/systemsharedmemory/region/a/register",
+        "/nothing",
+    ],
+)
 @pytest.mark.parametrize(
     "headers",
     [{"Host": "evil.example"}, {"Host": "localhost.evil.example"}, {"Host": "localhost", "Origin": "http://evil.example"},
@@ -142,8 +154,12 @@ def test_refused_for_now_says_when_to_ask_again_and_never_queued(tmp_path: Path)
 
 
 def test_shared_memory_and_control_are_off(server: Running) -> None:
-    for path in ("/v2/systemsharedmemory/status", "/v2/cudasharedmemory/status", "/v2/systemsharedmemory/region/a/register"):  # fmt: skip
-        assert server.ask("POST", path, b"{}")[0] == 404
+    assert server.ask("POST", "/v2/cudasharedmemory/status", b"{}")[0] == 404
+    regions = "/v2/systemsharedmemory"
+    for method, path in (("GET", "/status"), ("GET", "/region/a/status"), ("POST", "/region/a/register"), ("POST", "/region/a/unregister"), ("POST", "/unregister")):  # fmt: skip
+        status, _, text = server.ask(method, regions + path, b"{}")
+        assert (status, "--shared-memory" in json.loads(text)["error"]) == (400, True), path
+    assert "system_shared_memory" not in json.loads(server.ask("GET", "/v2")[2])["extensions"]
     for path in ("/v2/repository/models/double/load", "/v2/repository/models/double/unload", "/v2/repository/index"):
         assert server.ask("POST", path, b"{}")[0] == 403
     assert "model_repository" not in json.loads(server.ask("GET", "/v2")[2])["extensions"]

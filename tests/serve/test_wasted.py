@@ -109,7 +109,7 @@ def test_rows_of_a_batch_share_its_time(tmp_path: Path) -> None:
         served = server.inside(lambda: server.app.server.models["double"])
 
         def end_one() -> None:
-            now_s, nothing_wanted = time.monotonic(), SimpleNamespace(header=SimpleNamespace(wanted=()))
+            now_s, nothing_wanted = time.monotonic(), SimpleNamespace(header=SimpleNamespace(wanted=()), shared=None)
             jobs = [
                 Job(nothing_wanted, 0, n_rows, (), now_s - 2.0, deadline_s, 5, lambda _: None)
                 for n_rows, deadline_s in ((3, now_s - 1.0), (1, now_s + 9.0))

@@ -44,6 +44,9 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
     core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Clients of this machine may register regions of shared memory.")
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="On the nodes of a Ray cluster, HTTP only.")] = False,
     ray_address: Annotated[
         str, typer.Option(help="Its address; auto for the one here, local for a new one.")
@@ -81,13 +84,15 @@ def serve(
     if ray:
         from jouleflow.serve.cluster import ClusterSettings, run_cluster
 
+        if shared_memory:
+            raise InputError("--shared-memory is not offered with --ray: a region is of one machine")
         if policy_net is not None or slot_log is not None:
             raise InputError(
                 "--policy-net and --slot-log are not offered with --ray: its nodes take what comes with jouleflow"
             )
         run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
         return
-    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log), settings)
+    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log, shared_memory=shared_memory), settings)
 
 
 @app.command()
@@ -121,6 +126,9 @@ def load(
     duration: Duration = "10s",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
     slo: Annotated[str, typer.Option(help="What counts as in time, such as 50ms; the model's own by default.")] = "",
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Leave inputs in shared memory; the server must offer it.")
+    ] = False,
     timeout: Annotated[str, typer.Option(help="Deadline that each request carries, such as 50ms.")] = "",
     seed: Seed = 0,
     as_json: Json = False,
@@ -143,7 +151,16 @@ def load(
         times = make_arrivals(arrivals, rate, seconds, random)
     slo_s, timeout_s = (quantity(t, "s") or 0.0 if t else 0.0 for t in (slo, timeout))
     asked = Load(
-        url.rstrip("/"), model, times, in_flight, seconds, rows, slo_s, timeout_s, os.environ.get("JOULEFLOW_TOKEN", "")
+        url.rstrip("/"),
+        model,
+        times,
+        in_flight,
+        seconds,
+        rows,
+        slo_s,
+        timeout_s,
+        os.environ.get("JOULEFLOW_TOKEN", ""),
+        shared_memory,
     )
     done = load_report(asked)
     emit(done, as_json)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 import httptools
@@ -23,18 +24,28 @@ from jouleflow.runtime.tensors import NAMES
 
 
 def infer_request(
-    model: str, inputs: dict[str, NDArray[Any]], host: str = "localhost", timeout_s: float = 0.0, token: str = ""
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    host: str = "localhost",
+    timeout_s: float = 0.0,
+    token: str = "",
+    extents: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> bytes:
-    """The bytes of a request with binary tensors, in and out."""
+    """The bytes of a request with binary tensors, in and out. extents: of inputs that are not sent, as they lie in shared memory."""
     specs = [
-        {"name": k, "datatype": NAMES[v.dtype], "shape": list(v.shape), "parameters": {"binary_data_size": v.nbytes}}
+        {
+            "name": k,
+            "datatype": NAMES[v.dtype],
+            "shape": list(v.shape),
+            "parameters": dict(extents.get(k, {"binary_data_size": v.nbytes})),
+        }
         for k, v in inputs.items()
     ]
     parameters: dict[str, Any] = {"binary_data_output": True}
     if timeout_s:
         parameters["timeout"] = round(timeout_s * 1e6)
     head = orjson.dumps({"inputs": specs, "parameters": parameters})
-    body = head + b"".join(v.tobytes() for v in inputs.values())
+    body = head + b"".join(v.tobytes() for k, v in inputs.items() if k not in extents)
     authorization = f"Authorization: Bearer {token}\r\n" if token else ""
     lines = (
         f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}\r\n{authorization}"

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.error
-import urllib.request
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
+from jouleflow.load.ask import ask
 from jouleflow.load.client import Answers, closed_loop, infer_request, open_loop
+from jouleflow.load.shared_memory import Extents, shared_inputs
 from jouleflow.load.told import Told, read_told
 from jouleflow.runtime.tensors import NUMPY
 
-MAX_ANSWER_BYTES = 16 << 20
 REQUESTS = 8  # different ones, sent in turn
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """A load test. arrivals_s: when requests are sent; None keeps n_in_flight of them in flight for duration_s. rows: of each
-    request. timeout_s: that each request carries; 0: none."""
+    request. timeout_s: that each request carries; 0: none. shared_memory: whether inputs are left in shared memory."""
 
     url: str
     model: str
@@ -36,27 +36,7 @@ class Load:
     slo_s: float = 0.0
     timeout_s: float = 0.0
     token: str = ""
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like any: the token is for this server only."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _get(url: str, token: str, optional: bool = False) -> Any:
-    """The JSON at an address. optional: None when the server has nothing there."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-    try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=10) as answer:
-            return orjson.loads(answer.read(MAX_ANSWER_BYTES))
-    except urllib.error.HTTPError as error:
-        if optional and error.code in (400, 404, 405, 501):
-            return None
-        raise InputError(f"{url}: {error.code} {error.read(500).decode(errors='replace')}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{url} does not answer ({error}): is the server there?") from error
+    shared_memory: bool = False
 
 
 def read_server(load: Load) -> Told:
@@ -64,20 +44,20 @@ def read_server(load: Load) -> Told:
 
     Raises InputError when it does not answer, or there is no such model.
     """
-    _get(f"{load.url}/v2/models/{load.model}", load.token)
-    return read_told(lambda path: _get(f"{load.url}{path}", load.token, optional=True), load.model)
+    ask(f"{load.url}/v2/models/{load.model}", load.token)
+    return read_told(lambda path: ask(f"{load.url}{path}", load.token, optional=True), load.model)
 
 
-def random_requests(load: Load, host: str) -> list[bytes]:
-    """Requests with random values for the model that the server describes.
+def random_inputs(load: Load) -> list[dict[str, NDArray[Any]]]:
+    """Inputs with random values for the model that the server describes.
 
     Raises InputError when the server does not answer, or the model has sides other than the first that are open.
     """
-    described = _get(f"{load.url}/v2/models/{load.model}", load.token)
+    described = ask(f"{load.url}/v2/models/{load.model}", load.token)
     random = np.random.default_rng(0)
-    requests = []
+    requests = list[dict[str, NDArray[Any]]]()
     for _ in range(REQUESTS):
-        inputs = {}
+        inputs = dict[str, NDArray[Any]]()
         for port in described["inputs"]:
             shape = [load.rows if k == 0 and side == -1 else side for k, side in enumerate(port["shape"])]
             if -1 in shape or port["datatype"] not in NUMPY:
@@ -85,8 +65,19 @@ def random_requests(load: Load, host: str) -> list[bytes]:
                     f"input {port['name']!r} is {port['datatype']} {port['shape']}: random values do not fit it"
                 )
             inputs[port["name"]] = random.integers(0, 2, shape).astype(NUMPY[port["datatype"]])
-        requests.append(infer_request(load.model, inputs, host, load.timeout_s, load.token))
+        requests.append(inputs)
     return requests
+
+
+def random_requests(load: Load, host: str, extents: Sequence[Extents] = ()) -> list[bytes]:
+    """Requests with `random_inputs`. extents: where the inputs of each lie, when they are in shared memory.
+
+    Raises InputError as they do.
+    """
+    return [
+        infer_request(load.model, inputs, host, load.timeout_s, load.token, extents[k] if extents else {})
+        for k, inputs in enumerate(random_inputs(load))
+    ]
 
 
 def run_load(load: Load) -> Answers:
@@ -94,13 +85,19 @@ def run_load(load: Load) -> Answers:
 
     Raises InputError for a wrong address, model, or server.
     """
-    import uvloop
-
     parts = urlsplit(load.url)
     if parts.scheme != "http" or not parts.hostname:
         raise InputError(f"{load.url!r} must be http://HOST:PORT")
     host, port = parts.hostname, parts.port or 80
-    requests = random_requests(load, f"{host}:{port}")
+    with contextlib.ExitStack() as undo:
+        extents: Sequence[Extents] = ()
+        if load.shared_memory:
+            extents = undo.enter_context(shared_inputs(load.url, load.token, random_inputs(load)))
+        return _sent(load, host, port, random_requests(load, f"{host}:{port}", extents))
+
+
+def _sent(load: Load, host: str, port: int, requests: list[bytes]) -> Answers:
+    import uvloop
 
     async def go() -> Answers:
         if load.arrivals_s is None:

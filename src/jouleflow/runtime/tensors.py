@@ -87,6 +87,17 @@ def decode_strings(raw: bytes | memoryview, shape: Sequence[int]) -> NDArray[np.
     return array.reshape(tuple(shape))
 
 
+def texts(raw: bytes | memoryview, shape: Sequence[int]) -> NDArray[np.object_]:
+    """The strings as text, which is what ONNX Runtime takes: of bytes it would take what Python prints for them.
+
+    Raises ValueError as `decode_strings`, and when a string is not UTF-8.
+    """
+    array = decode_strings(raw, shape)
+    flat = array.reshape(-1)
+    flat[:] = [value.decode() for value in flat]
+    return array
+
+
 def _strings(raw: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(raw):
@@ -107,7 +118,7 @@ def array_of(piece: Piece, memory: memoryview) -> NDArray[np.generic]:
     """
     raw = memory[piece.offset : piece.offset + piece.size_bytes]
     if piece.datatype == "BYTES":
-        return decode_strings(raw, piece.shape)
+        return texts(raw, piece.shape)
     dtype = NUMPY[piece.datatype]
     if len(raw) != prod(piece.shape) * dtype.itemsize:
         raise ValueError(f"{piece.name}: {len(raw)} bytes for shape {list(piece.shape)} of {piece.datatype}")

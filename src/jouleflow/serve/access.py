@@ -70,6 +70,13 @@ def make_access(bind: str, allow_hosts: tuple[str, ...], token: str, insecure: b
     return Access(frozenset(names), token)
 
 
+def check_loopback(address: str, flag: str) -> None:
+    """Raises InputError for an address that other machines can reach. flag: what must not be offered there."""
+    host, _ = parse_address(address)
+    if not ipaddress.ip_address(host).is_loopback:
+        raise InputError(f"{flag} is for clients on this machine: listen on 127.0.0.1 instead of {host}")
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """Address and port of "127.0.0.1:8000".
 

@@ -18,10 +18,12 @@ from jouleflow.serve.control import check_load, check_unload, ready_only
 from jouleflow.serve.history import History
 from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
-from jouleflow.serve.oip import RequestError, encode_answer
+from jouleflow.serve.oip import encode_answer
 from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
+from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.server import Server
+from jouleflow.serve.shared_memory_http import REGIONS, carry_out, is_read
 
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|stats|config))?")
 CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
@@ -82,14 +84,16 @@ class Api:
             _require(post, request, b"POST")
             self._only_admin()
             self._control(request, control[1], control[2])
+        elif region := REGIONS.fullmatch(path):
+            self._region(request, region)
         else:
             self._read(request, path, found)
 
     def _read(self, request: Request, path: str, found: re.Match[str] | None) -> None:
         server = self.server
         plain: dict[str, Callable[[], Any]] = {
-            "/v2": lambda: describe.server_metadata(self.admin),
-            "/v2/": lambda: describe.server_metadata(self.admin),
+            "/v2": lambda: describe.server_metadata(server, self.admin),
+            "/v2/": lambda: describe.server_metadata(server, self.admin),
             "/live.json": self.history.live,
             "/openapi.json": lambda: document(self.server, self.admin, bool(self.gate.access.token)),
             "/v2/models/stats": lambda: {"model_stats": [describe.statistics(m) for m in server.models.values()]},
@@ -150,6 +154,16 @@ class Api:
         job = served.job(ask, monotonic(), done)
         request.job = job
         self.server.offer(served, job)
+
+    def _region(self, request: Request, found: re.Match[str]) -> None:
+        self.server.regions.check_on()
+        if is_read(found):
+            _require(request.method in (b"GET", b"HEAD"), request, b"GET, HEAD")
+            _json(request, carry_out(self.server.regions, found, request.body))
+        else:
+            _require(request.method == b"POST", request, b"POST")
+            carry_out(self.server.regions, found, request.body)
+            request.respond(200, ())
 
     def _only_admin(self) -> None:
         if not self.admin:

@@ -15,7 +15,7 @@ from typing import Any
 
 from jouleflow.errors import InputError
 from jouleflow.runtime.meter import ASSUMED_CORE_W, open_meter
-from jouleflow.serve.access import make_access, parse_address
+from jouleflow.serve.access import check_loopback, make_access, parse_address
 from jouleflow.serve.api import Api
 from jouleflow.serve.history import ENDS, History
 from jouleflow.serve.http import Connections
@@ -52,11 +52,14 @@ class App:
     async def start(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Loads the models, then listens.
 
-        Raises InputError for an address that cannot be used, or an admin listener without a token.
+        Raises InputError for an address that cannot be used, an admin listener without a token, or shared memory offered to other machines.
         """
         s = self.settings
         if s.admin and not s.admin_token:
             raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
+        if self.server.settings.shared_memory:
+            for address in filter(None, (s.http, s.grpc, s.admin)):
+                check_loopback(address, "--shared-memory")
         await self.server.load_all(note)
         self._sweeps.append(asyncio.get_running_loop().create_task(self.history.run()))
         self._sweeps.append(asyncio.get_running_loop().create_task(self._watch()))

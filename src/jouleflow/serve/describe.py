@@ -14,12 +14,14 @@ from jouleflow.serve.tally import PROVENANCE
 
 EXTENSIONS = ["binary_tensor_data", "statistics"]
 ADMIN_EXTENSIONS = ["model_repository"]
+SHARED_EXTENSIONS = ["system_shared_memory"]
 PLATFORM = "onnxruntime_onnx"
 
 
-def server_metadata(admin: bool) -> dict[str, Any]:
+def server_metadata(server: Server, admin: bool) -> dict[str, Any]:
     """Name, version and extensions."""
-    return {"name": "jouleflow", "version": __version__, "extensions": EXTENSIONS + (ADMIN_EXTENSIONS if admin else [])}
+    extensions = EXTENSIONS + (SHARED_EXTENSIONS if server.regions.on else []) + (ADMIN_EXTENSIONS if admin else [])
+    return {"name": "jouleflow", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(served: ServedModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model; max_arriving_bytes: of large
-    bodies that are being received, over all connections of a listener."""
+    bodies that are being received, over all connections of a listener; max_region_bytes: of all registered regions of shared memory."""
 
     max_body_bytes: int = 64 << 20
     max_header_bytes: int = 16 << 10
@@ -20,6 +20,8 @@ class Limits:
     least_ping_s: float = 5.0  # between pings of a gRPC client; one that does not keep to it is cut off
     max_waiting_bytes: int = 256 << 20
     max_arriving_bytes: int = 1 << 30
+    max_regions: int = 128
+    max_region_bytes: int = 1 << 30
     header_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_s: float = 60.0  # from there to the end of its body
     send_s: float = 30.0  # that a client may leave an answer unread

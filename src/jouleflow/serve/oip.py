@@ -1,7 +1,7 @@
 """The Open Inference Protocol's messages, JSON with optional binary tensors: from a body to tensors, and back.
 
 Bodies are untrusted: every field is checked against the model before a byte is copied, and what is wrong is named. The binary
-tensors of a request are views into its body.
+tensors of a request are views into its body; those in shared memory stay there until their batch starts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings
+from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings, texts
+from jouleflow.serve.limits import Limits
+from jouleflow.serve.request_error import RequestError
+from jouleflow.serve.shared_memory import REGION, ClientRegions, Extent, Shared, Span, extent_of
 
 MAX_TENSORS = 64
 MAX_RANK = 8
@@ -27,38 +30,32 @@ MAX_TIMEOUT_US, MAX_PRIORITY = 3_600_000_000, 255
 CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
 
 
-class RequestError(Exception):
-    """What is wrong with a request, for its sender. status: of HTTP."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An input as described: size_bytes in the binary part of the body, or its data, which were in the JSON."""
+    """An input as described: size_bytes in the binary part of the body, or its data, which were in the JSON, or are an extent of
+    shared memory."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     size_bytes: int
-    data: bytes | None = None
+    data: bytes | Extent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An output that is asked for, and whether as binary."""
+    """An output that is asked for, and whether as binary. extent: in shared memory instead."""
 
     name: str
     binary: bool
+    extent: Extent | None = None
 
 
 @dataclass(slots=True)
 class Header:
     """All of a request but its tensors' bytes; clients send the same one again and again. kind: the shapes of the model's
     inputs without rows. timeout_s: how long the sender will wait; 0 when it did not say. answers: heads of answers by the
-    shapes in them, kept for the next request that looks the same."""
+    shapes in them, kept for the next request that looks the same. shared_bytes: of inputs in shared memory."""
 
     id: str
     given: tuple[Given, ...]
@@ -69,22 +66,34 @@ class Header:
     kind: tuple[tuple[int, ...], ...]
     place: tuple[int, ...]  # per input of the model: which of `given` it is
     n_binary: int
+    shared_bytes: int
+    in_shared: bool  # whether an input or output is in shared memory
     answers: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Ask:
-    """A request to infer: its header, and the bytes of the model's inputs in the model's order."""
+    """A request to infer: its header, and the bytes of the model's inputs in the model's order. shared: when some of it is in
+    shared memory."""
 
     header: Header
-    data: list[memoryview | bytes]
+    data: list[memoryview | bytes | Span]
     size_bytes: int
+    shared: Shared | None = None
 
 
 class Decoder:
     """Decodes the requests for one model. batchable: whether first sides are rows, of which a request has at most max_rows."""
 
-    def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port], batchable: bool, max_rows: int) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        batchable: bool,
+        max_rows: int,
+        regions: ClientRegions | None = None,
+    ) -> None:
+        self.regions = regions or ClientRegions(Limits(), on=False)
         self.inputs = {p.name: p for p in inputs}
         self.outputs = [p.name for p in outputs]
         self.batchable, self.max_rows = batchable, max_rows
@@ -105,7 +114,7 @@ class Decoder:
         header = self._headers.get(raw)
         if header is None:
             header = self._header(raw)
-            if len(raw) <= CACHED_HEADER_BYTES and all(g.data is None for g in header.given):
+            if len(raw) <= CACHED_HEADER_BYTES and not any(isinstance(g.data, bytes) for g in header.given):
                 self._headers[raw] = header
                 if len(self._headers) > CACHED_HEADERS:
                     self._headers.popitem(last=False)
@@ -114,19 +123,50 @@ class Decoder:
                 400,
                 f"the body has {len(body) - header_bytes} bytes of binary tensors, their binary_data_size say {header.n_binary}",
             )
-        at, sent = header_bytes, []
+        shared = self.shared(header) if header.in_shared else None
+        at = header_bytes
+        sent: list[memoryview | bytes | Span] = []
         for given in header.given:
             if given.data is None:
-                sent.append(body[at : at + given.size_bytes])
+                part = body[at : at + given.size_bytes]
+                sent.append(part)
                 at += given.size_bytes
                 if given.datatype == "BYTES":
-                    check_strings(sent[-1], given.shape, given.name)
+                    check_strings(part, given.shape, given.name)
+            elif isinstance(given.data, Extent):
+                sent.append(self.shared_input(given, given.data))
             else:
                 sent.append(memoryview(given.data))
         if len(sent) == 1:
-            return Ask(header, sent, len(sent[0]))  # type: ignore[arg-type]
-        data: list[memoryview | bytes] = [sent[k] for k in header.place]
-        return Ask(header, data, sum(map(len, data)))
+            return Ask(header, sent, len(sent[0]), shared)
+        data = [sent[k] for k in header.place]
+        return Ask(header, data, sum(map(len, data)), shared)
+
+    def shared_input(self, given: Given, extent: Extent) -> Span | bytes:
+        """An input in shared memory. Strings are read at once: what was checked must be what is run.
+
+        Raises RequestError.
+        """
+        span = self.regions.source(extent)
+        if given.datatype != "BYTES":
+            return span
+        memory = bytearray(len(span))
+        span.read_into(memoryview(memory))
+        raw = bytes(memory)
+        check_strings(raw, given.shape, given.name)
+        return raw
+
+    def shared(self, header: Header) -> Shared:
+        """What a request has in shared memory, its outputs opened to be written.
+
+        Raises RequestError.
+        """
+        if header.shared_bytes > self.regions.limits.max_body_bytes:
+            raise RequestError(
+                413,
+                f"{header.shared_bytes} bytes of inputs in shared memory: at most {self.regions.limits.max_body_bytes}, as of a body, are taken",
+            )
+        return Shared({w.name: self.regions.sink(w.extent) for w in header.wanted if w.extent is not None})
 
     def _header(self, raw: bytes) -> Header:
         asked = parse_object(raw)
@@ -160,7 +200,11 @@ class Decoder:
                 raise RequestError(400, f"a batch of {n_rows} rows: at most {self.max_rows} are served, split it")
         kind = tuple(given[k].shape[1:] if self.batchable else given[k].shape for k in place)
         n_binary = sum(g.size_bytes for g in given if g.data is None)
-        return Header(request_id, given, wanted, timeout_s, priority, n_rows, kind, place, n_binary)
+        in_shared = [g.size_bytes for g in given if isinstance(g.data, Extent)]
+        return Header(
+            request_id, given, wanted, timeout_s, priority, n_rows, kind, place, n_binary, sum(in_shared),
+            bool(in_shared) or any(w.extent is not None for w in wanted),
+        )  # fmt: skip
 
     def _wanted(self, asked: dict[str, Any], parameters: dict[str, Any]) -> tuple[Wanted, ...]:
         binary = as_flag(parameters.get("binary_data_output", False), "parameters.binary_data_output")
@@ -176,7 +220,8 @@ class Decoder:
             own = as_object(spec.get("parameters", {}), f"{where}.parameters")
             if "classification" in own:
                 raise RequestError(400, f"{where}.parameters.classification is not supported: ask for the scores")
-            wanted.append(Wanted(name, as_flag(own.get("binary_data", binary), f"{where}.parameters.binary_data")))
+            as_binary = as_flag(own.get("binary_data", binary), f"{where}.parameters.binary_data")
+            wanted.append(Wanted(name, as_binary, self.extent_of(own, where)))
         if len({w.name for w in wanted}) != len(wanted):
             raise RequestError(400, f"outputs name one twice: {[w.name for w in wanted]}")
         return tuple(wanted)
@@ -192,9 +237,12 @@ class Decoder:
         shape = _shape(spec.get("shape"), f"{where}.shape")
         check_shape(port, shape, where)
         own = as_object(spec.get("parameters", {}), f"{where}.parameters")
-        if "shared_memory_region" in own:
-            raise RequestError(400, f"{where}: shared memory is not offered; send the bytes")
-        size = own.get("binary_data_size")
+        size, extent = own.get("binary_data_size"), self.extent_of(own, where)
+        if extent is not None:
+            if "data" in spec or size is not None:
+                raise RequestError(400, f"{where} is in shared memory and in the request: give one of them")
+            check_size(datatype, shape, extent.size_bytes, where)
+            return Given(name, datatype, shape, extent.size_bytes, extent)
         if size is None:
             data = _json_data(spec.get("data"), datatype, shape, f"{where}.data")
             return Given(name, datatype, shape, len(data), data)
@@ -204,6 +252,15 @@ class Decoder:
             raise RequestError(400, f"{where}.parameters.binary_data_size {size!r} must be an integer >= 0")
         check_size(datatype, shape, size, where)
         return Given(name, datatype, shape, size)
+
+    def extent_of(self, parameters: dict[str, Any], where: str) -> Extent | None:
+        """Where in shared memory a tensor lies, when it does.
+
+        Raises RequestError.
+        """
+        if REGION in parameters:
+            self.regions.check_on()
+        return extent_of(parameters, where) if parameters else None
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -281,9 +338,9 @@ def _has_bool(data: Any) -> bool:
 
 
 def check_strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
-    """Raises RequestError when the bytes are not as many strings as the shape says."""
+    """Raises RequestError when the bytes are not as many strings of UTF-8 as the shape says."""
     try:
-        decode_strings(raw, shape)
+        texts(raw, shape)
     except ValueError as error:
         raise RequestError(400, f"input {name!r}: {error}") from error
 
@@ -349,7 +406,9 @@ def encode_answer(
     outputs, binary = [], []
     for want, (datatype, shape, raw) in zip(wanted, values, strict=True):
         spec: dict[str, Any] = {"name": want.name, "datatype": datatype, "shape": shape}
-        if want.binary:
+        if want.extent is not None:
+            spec["parameters"] = want.extent.parameters
+        elif want.binary:
             spec["parameters"] = {"binary_data_size": len(raw)}
             binary.append(raw)
         elif datatype == "BYTES":

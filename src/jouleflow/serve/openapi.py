@@ -13,6 +13,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.metrics import CONTENT_TYPE
 from jouleflow.serve.oip import MAX_HEADER_BYTES
 from jouleflow.serve.openapi_schemas import SCHEMAS, Schema, binary_header, infer_examples, infer_request, ref
+from jouleflow.serve.openapi_shared import in_shared_memory, shared_paths, shared_schemas, wanted_in_shared_memory
 from jouleflow.serve.page import PAGE
 from jouleflow.serve.repository import NAME
 from jouleflow.serve.server import Server
@@ -23,6 +24,7 @@ ERRORS = {
     "403": "This Host or Origin is not answered here.",
     "404": "There is no such model or version in service.",
     "408": "The request took too long to arrive.",
+    "409": "A region of that name is registered already.",
     "413": "The body is too large, as sent or decompressed.",
     "414": "The target is too long.",
     "415": "Content-Encoding is neither gzip, deflate nor identity.",
@@ -59,6 +61,10 @@ def document(server: Server, admin: bool, needs_token: bool) -> dict[str, Any]:
         **_served_models(server),
         **(_repository(server) if admin else {}),
     }
+    schemas = SCHEMAS
+    if server.regions.on:
+        paths |= shared_paths(_errors(ALWAYS), _errors(("404",)), _errors(("409",)))
+        schemas = {**SCHEMAS, **shared_schemas()}
     security: Schema = {"security": [{"token": []}]} if needs_token else {}
     return {
         "openapi": "3.1.0",
@@ -66,7 +72,7 @@ def document(server: Server, admin: bool, needs_token: bool) -> dict[str, Any]:
         **security,
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": schemas,
             "responses": {status: _error(status) for status in ERRORS},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -147,7 +153,8 @@ def _served_models(server: Server) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for name, served in sorted(server.models.items()):
         examples = infer_examples(served)
-        content = _json(infer_request(served), **({"examples": examples} if examples else {}))
+        request = infer_request(served, *((in_shared_memory, wanted_in_shared_memory) if server.regions.on else ()))
+        content = _json(request, **({"examples": examples} if examples else {}))
         header = orjson.dumps(binary_header(served)).decode()
         body = {"required": True, "content": {**content, **_binary(f"such as {header}")}}
         paths[f"/v2/models/{name}/infer"] = {"post": _infer(f"Inference with {name}", body)}

@@ -4,6 +4,7 @@ as a schema can: that a tensor's data has as many values as its shape says is be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -147,17 +148,27 @@ SCHEMAS: dict[str, Schema] = {
 }  # fmt: skip
 
 
-def infer_request(served: ServedModel) -> Schema:
-    """What one model takes as JSON."""
+def same(schema: Schema) -> Schema:
+    """The schema."""
+    return schema
+
+
+def infer_request(
+    served: ServedModel, of_input: Callable[[Schema], Schema] = same, of_output: Callable[[Schema], Schema] = same
+) -> Schema:
+    """What one model takes as JSON. of_input, of_output: what else than the schema of a tensor may stand there."""
     most = served.queue.max_batch if served.batchable else 0
-    inputs = [_input(port, most) for port in served.process.inputs]
+    inputs = [of_input(_input(port, most)) for port in served.process.inputs]
     each: Schema = inputs[0] if len(inputs) == 1 else {"oneOf": inputs}
     tensors = listing(each, minItems=len(inputs), maxItems=len(inputs))
     if len(inputs) > 1:
         tensors["allOf"] = [{"contains": {"properties": {"name": {"const": p.name}}}} for p in served.process.inputs]
     names = [p.name for p in served.process.outputs]
     wanted = {**WANTED, "properties": {**WANTED["properties"], "name": {"enum": names}}}
-    outputs = {**listing(wanted, maxItems=len(names)), "description": "Each at most once; none: all of them."}
+    outputs = {
+        **listing(of_output(wanted), maxItems=len(names)),
+        "description": "Each at most once; none: all of them.",
+    }
     return record(
         ("id", "outputs", "parameters"),
         id=NAME, inputs=tensors, parameters=PARAMETERS, outputs=outputs,

@@ -24,20 +24,21 @@ from jouleflow.serve.oip import (
     MAX_TIMEOUT_US,
     Ask,
     Given,
-    RequestError,
     Wanted,
     check_shape,
     check_size,
     check_strings,
 )  # fmt: skip
 from jouleflow.serve.proto import SERVICE, message, methods
+from jouleflow.serve.request_error import NotOffered, RequestError
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
+from jouleflow.serve.shared_memory import Extent, Span
 
 LEAST_S = 1e-6  # a deadline that has passed is one too
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED,
+    404: grpc.StatusCode.NOT_FOUND, 409: grpc.StatusCode.ALREADY_EXISTS, 413: grpc.StatusCode.RESOURCE_EXHAUSTED, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL, 503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
 CONTENTS = {
@@ -63,7 +64,7 @@ class Rpc:
         return message("ModelReadyResponse")(ready=self.server.find(request.name, request.version).ready)
 
     async def server_metadata(self, request: Any, context: Any) -> Any:
-        return message("ServerMetadataResponse")(**describe.server_metadata(False))
+        return message("ServerMetadataResponse")(**describe.server_metadata(self.server, False))
 
     async def model_metadata(self, request: Any, context: Any) -> Any:
         return message("ModelMetadataResponse")(
@@ -74,6 +75,18 @@ class Rpc:
         models = [self.server.find(request.name, request.version)] if request.name else self.server.models.values()
         stats = [{k: v for k, v in describe.statistics(m).items() if k != "jouleflow"} for m in models]
         return message("ModelStatisticsResponse")(model_stats=stats)
+
+    async def system_shared_memory_status(self, request: Any, context: Any) -> Any:
+        found = {r["name"]: r for r in self.server.regions.status(request.name)}
+        return message("SystemSharedMemoryStatusResponse")(regions=found)
+
+    async def system_shared_memory_register(self, request: Any, context: Any) -> Any:
+        self.server.regions.register(request.name, request.key, request.offset, request.byte_size)
+        return message("SystemSharedMemoryRegisterResponse")()
+
+    async def system_shared_memory_unregister(self, request: Any, context: Any) -> Any:
+        self.server.regions.unregister(request.name)
+        return message("SystemSharedMemoryUnregisterResponse")()
 
     async def model_infer(self, request: Any, context: Any) -> Any:
         served = self.server.find(request.model_name, request.model_version)
@@ -95,11 +108,18 @@ class Rpc:
             model_version=spec.version,
             id=request.id,
             outputs=[
-                {"name": want.name, "datatype": datatype, "shape": shape}
+                {"name": want.name, "datatype": datatype, "shape": shape, "parameters": _extent_parameters(want.extent)}
                 for want, (datatype, shape, _) in zip(job.payload.header.wanted, result.values, strict=True)
             ],
             raw_output_contents=[raw for _, _, raw in result.values],
         )
+
+
+def _extent_parameters(extent: Extent | None) -> dict[str, dict[str, str | int]]:
+    """What an answer says of an output in shared memory."""
+    if extent is None:
+        return {}
+    return {k: {"string_param" if isinstance(v, str) else "int64_param": v} for k, v in extent.parameters.items()}
 
 
 def _set(answered: asyncio.Future[Result], result: Result) -> None:
@@ -120,9 +140,14 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     raws = request.raw_input_contents
     if len(request.id) > MAX_NAME or len(given) > MAX_TENSORS or len(request.outputs) > MAX_TENSORS:
         raise RequestError(400, f"an id of at most {MAX_NAME} characters and {MAX_TENSORS} tensors are taken")
-    if raws and len(raws) != len(given):
-        raise RequestError(400, f"{len(raws)} raw_input_contents for {len(given)} inputs")
-    inputs, sent = [], []
+    extents = [decoder.extent_of(_plain(each.parameters), f"inputs[{k}]") for k, each in enumerate(given)]
+    if raws and len(raws) != extents.count(None):
+        raise RequestError(
+            400, f"{len(raws)} raw_input_contents for {extents.count(None)} inputs outside shared memory"
+        )
+    inputs: list[Given] = []
+    parts: list[bytes | Extent] = []
+    raw_of = iter(raws)
     for k, each in enumerate(given):
         where, port = f"inputs[{k}]", decoder.inputs.get(each.name)
         if port is None:
@@ -135,12 +160,20 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
         if len(shape) > MAX_RANK or any(s < 0 for s in shape) or _product(shape) > MAX_ELEMENTS:
             raise RequestError(400, f"{where}.shape must be at most {MAX_RANK} sides >= 0 and {MAX_ELEMENTS} elements")
         check_shape(port, shape, where)
-        raw = raws[k] if raws else _contents(each, where)
+        extent = extents[k]
+        if extent is not None:
+            if each.HasField("contents"):
+                raise RequestError(400, f"{where} is in shared memory and in the request: give one of them")
+            check_size(each.datatype, shape, extent.size_bytes, where)
+            inputs.append(Given(each.name, each.datatype, shape, extent.size_bytes, extent))
+            parts.append(extent)
+            continue
+        raw = next(raw_of) if raws else _contents(each, where)
         check_size(each.datatype, shape, len(raw), where)
         if each.datatype == "BYTES":
             check_strings(raw, shape, each.name)
         inputs.append(Given(each.name, each.datatype, shape, len(raw)))
-        sent.append(raw)
+        parts.append(raw)
     names = [o.name for o in request.outputs] or decoder.outputs
     unknown = sorted(set(names) - set(decoder.outputs))
     if unknown or len(set(names)) != len(names):
@@ -149,11 +182,21 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     limits = [timeout_s] if timeout_s else []
     if remaining_s is not None:
         limits.append(max(remaining_s, LEAST_S))
-    wanted = tuple(Wanted(n, True) for n in names)
+    wanted = tuple(
+        Wanted(o.name, True, decoder.extent_of(_plain(o.parameters), f"outputs[{k}]"))
+        for k, o in enumerate(request.outputs)
+    ) or tuple(Wanted(n, True) for n in names)
     priority = _whole(request, "priority", MAX_PRIORITY)
     header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
-    data: list[memoryview | bytes] = [sent[k] for k in header.place]
-    return Ask(header, data, sum(map(len, data)))
+    shared = decoder.shared(header) if header.in_shared else None
+    sent = [decoder.shared_input(g, p) if isinstance(p, Extent) else p for g, p in zip(inputs, parts, strict=True)]
+    data: list[memoryview | bytes | Span] = [sent[k] for k in header.place]
+    return Ask(header, data, sum(map(len, data)), shared)
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    """Parameters as over HTTP."""
+    return {k: getattr(v, v.WhichOneof("parameter_choice") or "string_param") for k, v in parameters.items()}
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -205,6 +248,8 @@ def _guarded(call: Call, access: Access) -> Call:
                 await context.abort(CODES[refused[0]], refused[1])
         try:
             return await call(request, context)
+        except NotOffered as error:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
         except RequestError as error:
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
         except KeyError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, prod
 from time import monotonic, time
+from typing import Any
 
 from jouleflow.policy.dispatch import Start
 from jouleflow.policy.job import End, Job, Result
@@ -16,6 +17,8 @@ from jouleflow.runtime.trial import batchable
 from jouleflow.serve.latency import MANY
 from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.repository import ModelSpec
+from jouleflow.serve.request_error import RequestError
+from jouleflow.serve.shared_memory import ClientRegions, Shared, Span
 from jouleflow.serve.tally import Tally
 
 MAX_LAYOUTS = 256
@@ -26,7 +29,13 @@ class ServedModel:
     """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
 
     def __init__(
-        self, spec: ModelSpec, process: ModelProcess, queue: ModelQueue, freed: Callable[[Start], None], tally: Tally
+        self,
+        spec: ModelSpec,
+        process: ModelProcess,
+        queue: ModelQueue,
+        freed: Callable[[Start], None],
+        tally: Tally,
+        regions: ClientRegions,
     ) -> None:
         self.spec, self.process, self.queue, self.freed, self.tally = spec, process, queue, freed, tally
         queue.counts = tally.counts
@@ -35,7 +44,7 @@ class ServedModel:
             0 if self.batchable else (process.inputs[0].shape[0] if process.inputs and process.inputs[0].shape else 1)
         )
         max_rows = queue.max_batch if self.batchable else 1
-        self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows)
+        self.decoder = Decoder(process.inputs, process.outputs, self.batchable, max_rows, regions)
         self._layouts: dict[Layout, tuple[list[int], int, bytes]] = {}  # offsets, bytes in all, the order
         tally.latencies.slo_s = spec.slo_s
 
@@ -63,7 +72,10 @@ class ServedModel:
         for k, at in enumerate(offsets):
             for job in batch:
                 data = job.payload.data[k]
-                memory[at : at + len(data)] = data
+                if type(data) is Span:
+                    _read(data, memory[at : at + len(data)], job.payload.shared)
+                else:
+                    memory[at : at + len(data)] = data
                 at += len(data)
         self.process.run(slot, order, lambda answer: self._ended(slot, start, answer))
 
@@ -110,15 +122,21 @@ class ServedModel:
             for job in batch:
                 waited = started_s - job.arrived_s
                 try:
-                    values = [
-                        self._rows(whole, outputs[w.name], row, job.n_rows, n_rows) for w in job.payload.header.wanted
-                    ]
+                    if job.payload.shared is not None:
+                        values = self._shared_values(whole, outputs, row, job, n_rows)
+                    else:
+                        values = [
+                            self._rows(whole, outputs[w.name], row, job.n_rows, n_rows)
+                            for w in job.payload.header.wanted
+                        ]
                     result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
                     tally.queue_s += waited
                     tally.compute_s += seconds
                     tally.latencies.recent_s.append(waited + seconds)
                 except (ValueError, LookupError) as error:
                     result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
+                except RequestError as error:
+                    result = Result(End.FAILED, message=str(error), status=error.status, queue_s=waited)
                 row += job.n_rows
                 if result.end is End.FAILED:
                     tally.wasted_core_s["failed"] += row_core_s * job.n_rows
@@ -138,13 +156,33 @@ class ServedModel:
             self.process.free.append(slot)
         self.freed(start)
 
+    def _shared_values(
+        self, memory: memoryview, outputs: dict[str, Piece], first: int, job: Job, of: int
+    ) -> list[tuple[str, tuple[int, ...], bytes]]:
+        """The outputs of a job that has something in shared memory. Those that go there are written, and have no bytes here; nothing
+        is written for a sender that has gone: it may use its memory for something else."""
+        shared: Shared = job.payload.shared
+        if shared.error:
+            raise RequestError(400, shared.error)
+        values = []
+        for want in job.payload.header.wanted:
+            piece = outputs[want.name]
+            if want.name not in shared.sinks:
+                values.append(self._rows(memory, piece, first, job.n_rows, of))
+                continue
+            datatype, shape, raw = self._rows(memory, piece, first, job.n_rows, of, memoryview)
+            if not job.cancelled:
+                shared.sinks[want.name].write(raw)
+            values.append((datatype, shape, b""))
+        return values
+
     def _rows(
-        self, memory: memoryview, piece: Piece, first: int, n: int, of: int
-    ) -> tuple[str, tuple[int, ...], bytes]:
-        """The rows of one job in an output of the batch."""
+        self, memory: memoryview, piece: Piece, first: int, n: int, of: int, take: Callable[[memoryview], Any] = bytes
+    ) -> tuple[str, tuple[int, ...], Any]:
+        """The rows of one job in an output of the batch. take: `bytes` copies them, `memoryview` does not."""
         raw = memory[piece.offset : piece.offset + piece.size_bytes]
         if not self.batchable or n == of:
-            return piece.datatype, piece.shape, bytes(raw)
+            return piece.datatype, piece.shape, take(raw)
         if not piece.shape or piece.shape[0] != of:
             raise ValueError(
                 f"output {piece.name!r} has shape {list(piece.shape)} for a batch of {of}: set max_batch = 1"
@@ -153,4 +191,14 @@ class ServedModel:
         if piece.datatype == "BYTES":
             return "BYTES", shape, encode_strings(decode_strings(raw, piece.shape)[first : first + n])
         size = prod(piece.shape[1:]) * NUMPY[piece.datatype].itemsize
-        return piece.datatype, shape, bytes(raw[first * size : (first + n) * size])
+        return piece.datatype, shape, take(raw[first * size : (first + n) * size])
+
+
+def _read(span: Span, memory: memoryview, shared: Shared) -> None:
+    """An input from shared memory. When it cannot be read its rows are zeros, so that the rest of the batch runs, and its sender hears
+    why."""
+    try:
+        span.read_into(memory)
+    except RequestError as error:
+        memory[:] = bytes(len(memory))
+        shared.error = str(error)  # the exception itself knows this frame, which knows it: a ring

@@ -19,6 +19,7 @@ from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.shared_memory import ClientRegions
 from jouleflow.serve.slot_log import SlotLog
 from jouleflow.serve.tally import Tally
 from jouleflow.serve.warmup import warm_up
@@ -29,13 +30,15 @@ RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started a
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """policy: of every model; policy_net: of `bcedge`, where it is not the one that comes with jouleflow. n_cores: batches that run at
-    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained."""
+    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained. shared_memory: whether clients may
+    register regions of it."""
 
     policy: str = "table"
     policy_net: Path | None = None
     n_cores: int = 0
     slot_log: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    shared_memory: bool = False
 
 
 class Server:
@@ -49,6 +52,7 @@ class Server:
         self.draining = False
         self.n_deaths: dict[str, int] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}  # of every name and version that was ever in service
+        self.regions = ClientRegions(settings.limits, settings.shared_memory)
         self.retiring: list[ServedModel] = []  # replaced or unloaded; what they took is being answered
         self.dispatcher = Dispatcher(self.n_cores)
         self.slot_log = None if settings.slot_log is None else SlotLog(settings.slot_log)
@@ -100,7 +104,7 @@ class Server:
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
         tally = self.tallies.setdefault((spec.name, spec.version), Tally())
-        served = ServedModel(spec, process, queue, self._batch_ended, tally)
+        served = ServedModel(spec, process, queue, self._batch_ended, tally, self.regions)
         if not served.batchable:
             queue.max_batch = 1
         await warm_up(served, run_s)
@@ -251,6 +255,7 @@ class Server:
             self.slot_log.close()
         for served in (*self.models.values(), *self.retiring):
             await served.process.stop() if self.idle else served.process.kill()
+        self.regions.close()
 
 
 def open_server(folder: Path, settings: ServerSettings) -> Server:
