@@ -105,6 +105,7 @@ class _Running:
     left_s: float
     batch: Batch
     core: int
+    slowdown: float = 1.0  # by what runs beside it
     speed: float = 1.0
     since_s: float = 0.0  # when left_s and speed were true
 
@@ -192,7 +193,8 @@ class Simulation:
                 heapq.heappop(self._events)[2]()
                 if self._events and self._events[0][0] <= self.now_s:
                     continue  # what comes at once is seen together
-            self._pump()
+            if self._now_counts or self._again_s <= self.now_s:
+                self._pump()
 
     def outcome(self) -> ServingOutcome:
         """What became of everything so far."""
@@ -254,23 +256,24 @@ class Simulation:
                 refuse_s = model.front.refuse_s
                 self._chore(model.front.answer_s if refuse_s is None else refuse_s, name, _nothing)
 
+        self._now_counts = True
         job = Job(None, 0, 1, KIND, now_s, deadline_s, model.priority, done)
         self.dispatcher.offer(self.dispatcher.queues[name], job, now_s)
 
     def _pump(self) -> None:
         """Starts what may start now."""
-        started = False
+        started = self._now_counts = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
             core, cold = self._core(start.name)
             model = self.models[start.name]
             work_s = model.latencies.of(start.n_rows)
             if cold:
                 work_s += self._draws.of(model.cold_spread_s) if model.cold_spread_s else model.cold_s
-            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), core, 1.0, self.now_s))
+            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), core, since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
         if started:
-            self._set_speeds()
+            self._regroup()
         again_s = self.dispatcher.again_s
         self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
 
@@ -282,18 +285,24 @@ class Simulation:
         model, ended_s = self._last[core]
         return core, model != name or self.now_s - ended_s > WARM_S
 
+    def _regroup(self) -> None:
+        """Other batches run now than before."""
+        for one in self.running:
+            beside = tuple(sorted([other.batch for other in self.running if other is not one]))
+            one.slowdown = self.interference.slowdown(one.batch, beside) if beside else 1.0
+        self._set_speeds()
+
     def _set_speeds(self) -> None:
-        running, n_cores = self.running, self.dispatcher.n_cores
-        if not running:
-            return
+        running, n_cores, now_s = self.running, self.dispatcher.n_cores, self.now_s
         share, front = 1.0, self._front_cores
-        if front and len(running) + front > n_cores:  # a loop that wakes up goes first, so it is the batches that wait
+        if (
+            running and front and len(running) + front > n_cores
+        ):  # a loop that wakes up goes first: it is the batches that wait
             share = max((n_cores - front) / len(running), 0.5 * n_cores / (len(running) + front))
         for one in running:
-            one.left_s -= (self.now_s - one.since_s) * one.speed
-            one.since_s = self.now_s
-            beside = tuple(sorted(other.batch for other in running if other is not one))
-            one.speed = share / self.interference.slowdown(one.batch, beside)
+            one.left_s -= (now_s - one.since_s) * one.speed
+            one.since_s = now_s
+            one.speed = share / one.slowdown
 
     def _next_end(self) -> tuple[float, _Running | None]:
         """When the first of the running batches ends, and which."""
@@ -306,7 +315,7 @@ class Simulation:
 
     def _computed(self, one: _Running) -> None:
         self.running.remove(one)
-        self._set_speeds()
+        self._regroup()
         sleepers, self._sleepers = self._sleepers, []
         for sleeper in sleepers:
             sleeper.wake()
@@ -317,6 +326,7 @@ class Simulation:
         self._chore(cost_s, start.name, lambda: self._answered(start))
 
     def _answered(self, start: Start) -> None:
+        self._now_counts = True
         self.dispatcher.ended(start)
         for job in start.batch:
             start.queue.end(job, Result(End.COMPLETED))
