@@ -14,7 +14,9 @@ from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serv
 from jouleflow.trace.arrivals import make_arrivals
 
 STEPS = 7  # of the search: the rate is found within 1 %
-HEADROOM = 1.3  # over what the cores could do if nothing else took time: nothing above can be held
+HEADROOM = 1.3  # over what the cores or the server's loop could do if nothing else took time: nothing above can be held
+MAX_REQUESTS = 40_000  # of a run, which is then shorter
+LEAST_SLOS = 20  # but lasts as many of the longest SLO: time for a queue to grow
 
 
 def sim_models(profile: ServingProfile, with_clients: bool = True) -> dict[str, SimModel]:
@@ -69,7 +71,8 @@ def load_held(
     seed: int = 0,
     with_clients: bool = False,
 ) -> Held:
-    """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time.
+    """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time, over
+    duration_s or some ten thousand requests.
 
     Raises InputError for a mix of other models, or a model without an SLO.
     """
@@ -82,16 +85,20 @@ def load_held(
     total = sum(mix.values())
     mix = {n: share / total for n, share in mix.items()}
 
+    least_s = min(LEAST_SLOS * max(m.slo_s for m in models.values()), duration_s)
+
     def run(rate_hz: float) -> tuple[float, ServingOutcome]:
         random = np.random.default_rng(seed)
-        times = {n: make_arrivals(arrivals, rate_hz * share, duration_s, random) for n, share in mix.items()}
+        seconds = min(max(MAX_REQUESTS / rate_hz, least_s), duration_s)
+        times = {n: make_arrivals(arrivals, rate_hz * share, seconds, random) for n, share in mix.items()}
         outcome = simulate_serving(models, times, profile.n_cores, policy, interference)
         return min(m.in_time_frac for m in outcome.models.values()), outcome
 
     cost_s = sum(
         share * min(models[n].latencies.of(r) / r for r in models[n].latencies.at_rows) for n, share in mix.items()
     )
-    high_hz = HEADROOM * profile.n_cores / cost_s
+    loop_s = sum(share * (models[n].front.request_s + models[n].front.answer_s) for n, share in mix.items())
+    high_hz = HEADROOM / max(cost_s / profile.n_cores, loop_s)
     low_hz, held = high_hz / 1e3, run(high_hz / 1e3)[1]
     for _ in range(STEPS + 3):
         middle_hz = (low_hz + high_hz) / 2
