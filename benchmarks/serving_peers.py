@@ -3,7 +3,7 @@
 python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--peers mosec,litserve,...]
 
 Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
-ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16 requests in flight for
+ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 32 requests in flight for
 throughput; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. The client's own CPU time is counted and printed: it shares the
 cores.
@@ -38,7 +38,7 @@ from jouleflow.load.shared_memory import shared_inputs
 OUT = ROOT / "jouleflow-out" / "peers"
 SHARED = "jouleflow_shared_memory"
 HERE = Path(__file__).parent / "peer_servers"
-PORT = 8770
+PORT, IN_FLIGHT = 8770, 32  # so that a full batch waits while each worker runs one
 PACKAGES = {
     "mosec": ["mosec"],
     "litserve": ["litserve"],

@@ -12,8 +12,10 @@ pytest.importorskip("httptools", reason="the serve extra is not installed")
 pytest.importorskip("sklearn", reason="the profile extra is not installed")
 
 import jouleflow.cli.main  # noqa: F401  all commands
+import jouleflow.load.front as front
 import jouleflow.load.wakes as wakes
 import jouleflow.runtime.colocation as colocation
+import jouleflow.sim.box as box
 from jouleflow.cli.terminal import app
 from jouleflow.profile.serving import load_profile
 from tests.runtime.models import affine
@@ -24,7 +26,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(colocation, "ALONE_S", 0.01)
     monkeypatch.setattr(colocation, "TOGETHER_S", 0.01)
     monkeypatch.setattr(colocation, "COLD_S", 0.05)
+    monkeypatch.setattr(colocation, "MICRO_BATCH_S", 0.1)
     monkeypatch.setattr(wakes, "SECONDS", 0.5)
+    monkeypatch.setattr(front, "SECONDS", 0.5)
+    monkeypatch.setattr(box, "MAX_REQUESTS", 4_000)
     for k, name in enumerate(("one", "two")):
         affine(tmp_path / "models" / name / "model.onnx", factor=k)
         (tmp_path / "models" / name / "jouleflow.toml").write_text("slo_ms = 50\nmax_batch = 2\n")

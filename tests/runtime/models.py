@@ -83,3 +83,20 @@ def wide(path: Path, side: int = 4_000_000) -> Path:
         [("y", TensorProto.FLOAT, ["n", side])],
         {"shape": np.array([1, side], np.int64)},
     )
+
+
+def quadratic(path: Path, width: int = 2048) -> Path:
+    """y = x for rows of `width`, by way of the products of all rows with each other: a row costs more in a large batch."""
+    return save(
+        path,
+        [
+            helper.make_node("Transpose", ["x"], ["t"]),
+            helper.make_node("MatMul", ["x", "t"], ["products"]),
+            helper.make_node("ReduceSum", ["products"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+            helper.make_node("Add", ["x", "nothing"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["n", width])],
+        [("y", TensorProto.FLOAT, ["n", width])],
+        {"zero": np.array(0.0, np.float32)},
+    )

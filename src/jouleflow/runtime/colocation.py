@@ -24,10 +24,12 @@ from jouleflow.errors import InputError
 from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile
 from jouleflow.profile.spread import spread_of
 from jouleflow.runtime.meter import Meter, cpu_s, open_meter
+from jouleflow.runtime.micro_batch import find_micro_batch
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
 
 ALONE_S, TOGETHER_S = 0.12, 0.2  # of each phase of a cell
+MICRO_BATCH_S = 2.0  # for each model, to find out how many rows are best run at once
 COLD_S, IDLE_S = 2.0, 0.002  # for all models in turn; between two of them
 DISTURBED_RATIO, DISTURBED_S, TRIES = (
     1.15,
@@ -73,7 +75,7 @@ class Sized:
 
 
 class CellCache:
-    """The cells of one machine: a line of JSON each, in a file named by the machine. Models are named by hash and threads."""
+    """The cells of one machine: a line of JSON each, in a file named by the machine. Models are named by hash, threads and micro-batch."""
 
     def __init__(self, folder: Path, machine: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -258,7 +260,9 @@ async def profile_models(
     async with _processes(wanted, n_cores) as processes:
         meter = open_meter(lambda: [p.pid for p in processes.values()])
         sized = [_sized(w, processes[w.name]) for w in wanted]
-        keys = {w.name: f"{processes[w.name].sha256}/{w.threads}" for w in wanted}
+        for w, s in zip(wanted, sized, strict=True):
+            await find_micro_batch(processes[w.name], max(s.sizes), MICRO_BATCH_S)
+        keys = {w.name: _key(processes[w.name]) for w in wanted}
         cells: dict[tuple[Batch, ...], Cell] = {}
         n_must = sum(len(w.sizes) for w in sized) * n_cores
         start_s = monotonic()
@@ -288,6 +292,11 @@ async def profile_models(
         machine=machine_name(), n_cores=n_cores, energy=meter.provenance, energy_source=meter.source, models=models_by_name,
         cells=tuple(cells.values()), n_disturbed=n_disturbed,
     )  # fmt: skip
+
+
+def _key(process: ModelProcess) -> str:
+    """What its times depend on."""
+    return f"{process.sha256}/{process.settings.threads}/{process.micro_batch}"
 
 
 def _sized(wanted: Wanted, process: ModelProcess) -> Sized:

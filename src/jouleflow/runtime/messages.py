@@ -15,7 +15,7 @@ TIMES = struct.Struct("<dd")  # after DONE: run_s, core_s
 OUTPUTS_AT = 1 + TIMES.size
 
 
-def order_of(inputs: Sequence[Piece], outputs: Sequence[str]) -> bytes:
-    """The order to run inputs that lie so, for those outputs."""
+def order_of(inputs: Sequence[Piece], outputs: Sequence[str], micro_batch: int = 0) -> bytes:
+    """The order to run inputs that lie so, for those outputs, so many rows at a time; all at once when 0."""
     rows = [(p.name, p.datatype, p.shape, p.offset, p.size_bytes) for p in inputs]
-    return orjson.dumps({"inputs": rows, "outputs": list(outputs)})
+    return orjson.dumps({"inputs": rows, "outputs": list(outputs), "micro_batch": micro_batch})

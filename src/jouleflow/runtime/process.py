@@ -59,6 +59,7 @@ class ModelProcess:
         self.inputs: tuple[Port, ...] = ()
         self.outputs: tuple[Port, ...] = ()
         self.sha256 = ""
+        self.micro_batch = 0  # rows of a batch that are run at once; 0 is all
         self.alive = False
         self.on_death: Callable[[], None] = lambda: None
         self.slots: list[tuple[Region, Region, socket.socket]] = []

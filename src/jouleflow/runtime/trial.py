@@ -42,7 +42,7 @@ class Trial:
             (p.name, p.datatype, shape, prod(shape) * NUMPY[p.datatype].itemsize)
             for p, shape in zip(process.inputs, shapes, strict=True)
         )
-        self._order = order_of(pieces, [p.name for p in process.outputs])
+        self._order = order_of(pieces, [p.name for p in process.outputs], process.micro_batch)
         self._slot = process.free.pop()
         process.place(self._slot, at)[:] = bytes(at)
 

@@ -58,7 +58,7 @@ class Slot:
 
     def __init__(self, inputs: Region, outputs: Region, link: socket.socket) -> None:
         self.inputs, self.outputs, self.link = inputs, outputs, link
-        self._orders: dict[bytes, tuple[dict[str, Any], list[str]]] = {}
+        self._orders: dict[bytes, tuple[list[dict[str, Any]], list[str]]] = {}
 
     def serve(self, session: Any) -> None:
         """Runs orders until the link is closed. Without this thread its batches would wait for ever: if it ends, so does the process."""
@@ -78,19 +78,26 @@ class Slot:
                     if len(self._orders) >= MAX_KNOWN:
                         self._orders.clear()
                     self._orders[raw] = order
-            feeds, names = order
+            parts, names = order
             start, start_core = time.perf_counter(), time.thread_time()
-            values = session.run(names, feeds)
+            found = [session.run(names, feeds) for feeds in parts]
+            values = found[0] if len(found) == 1 else [np.concatenate(of_one) for of_one in zip(*found, strict=True)]
             run_s, core_s = time.perf_counter() - start, time.thread_time() - start_core
             return DONE + TIMES.pack(run_s, core_s) + self._written(names, values)
         except Exception as error:  # the errors of ONNX Runtime have no base of their own
             return FAILED + f"{type(error).__name__}: {error}"[:500].encode()
 
-    def _understood(self, raw: bytes) -> tuple[dict[str, Any], list[str]]:
+    def _understood(self, raw: bytes) -> tuple[list[dict[str, Any]], list[str]]:
+        """The inputs of each run of a batch, and the outputs that are asked for."""
         order = orjson.loads(raw)
-        pieces = [Piece(*p) for p in order["inputs"]]
+        pieces, step = [Piece(*p) for p in order["inputs"]], order["micro_batch"]
         memory = self.inputs.view(max((p.offset + p.size_bytes for p in pieces), default=0))
-        return {p.name: array_of(p, memory) for p in pieces}, order["outputs"]
+        feeds = {p.name: array_of(p, memory) for p in pieces}
+        n_rows = pieces[0].shape[0] if step else 0
+        if n_rows <= step:
+            return [feeds], order["outputs"]
+        parts = [{name: a[k : k + step] for name, a in feeds.items()} for k in range(0, n_rows, step)]
+        return parts, order["outputs"]
 
     def _written(self, names: list[str], values: list[Any]) -> bytes:
         """Puts the outputs into their memory; the bytes say what lies where."""

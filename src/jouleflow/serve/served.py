@@ -96,7 +96,11 @@ class ServedModel:
             pieces, at = lay_out((port.name, port.datatype, (*rows, *shape), size) for port, shape, size in parts)
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.clear()
-            known = self._layouts[key] = [p.offset for p in pieces], at, order_of(pieces, names)
+            known = self._layouts[key] = (
+                [p.offset for p in pieces],
+                at,
+                order_of(pieces, names, self.process.micro_batch),
+            )
         return known
 
     def _ended(self, slot: int, start: Start, answer: Answer) -> None:
