@@ -210,7 +210,7 @@ def ready_request(server: Server, name: str, x: np.ndarray) -> Iterator[bytes]:
 
 
 def closed(request: bytes, seconds: float) -> Any:
-    return uvloop.run(closed_loop("127.0.0.1", PORT, [request], 16, seconds, 1.0))
+    return uvloop.run(closed_loop("127.0.0.1", PORT, [request], IN_FLIGHT, seconds, 1.0))
 
 
 def measured(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
