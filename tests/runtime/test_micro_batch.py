@@ -41,6 +41,16 @@ def test_the_whole_where_a_batch_costs_the_same_at_any_size(tmp_path: Path, shor
     assert sorted(seconds) == [2**k for k in range(10)]
 
 
+def test_sizes_that_nobody_had_time_to_try_are_not_ruled_out(tmp_path: Path) -> None:
+    async def main() -> tuple[int, int]:
+        process = await ModelProcess.start(Settings(affine(tmp_path / "m.onnx")))
+        largest = await find_micro_batch(process, 512, 0.0)
+        await process.stop()
+        return process.micro_batch, largest
+
+    assert asyncio.run(main()) == (0, 1)
+
+
 @pytest.mark.parametrize(("n_rows", "step"), [(7, 3), (6, 3), (3, 3), (2, 3), (5, 1), (5, 0)])
 def test_answers_do_not_depend_on_it(tmp_path: Path, n_rows: int, step: int) -> None:
     value = np.arange(4 * n_rows, dtype=np.float32).reshape(n_rows, 4)

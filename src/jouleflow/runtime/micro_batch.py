@@ -26,7 +26,7 @@ async def find_micro_batch(
     run_s: float | None = None,
     heard: Callable[[int, float], None] = lambda n_rows, seconds: None,
 ) -> int:
-    """Runs zeros of each size of batch a few times and sets `process.micro_batch`: 0 when the largest batch is best run at once.
+    """Runs zeros of each size of batch a few times and sets `process.micro_batch`: 0 when the largest that was tried is best.
     heard: told each size and its best time, larger ones as micro-batches. Returns the largest size that was tried.
 
     Raises ModelError when a batch cannot be run, or takes longer than run_s, which ends the process.
@@ -43,7 +43,7 @@ async def find_micro_batch(
         n_worse = n_worse + 1 if row_s > best_row_s * (1 + WORSE_FRAC) else 0
         if n_worse == WORSE_SIZES or monotonic() > end_s:
             break
-    if best == max_rows or (last == max_rows and row_s < best_row_s * (1 + WORTH_FRAC)):
+    if best == last or (last == max_rows and row_s < best_row_s * (1 + WORTH_FRAC)):
         return last
     process.micro_batch = best
     for n_rows in sizes:
