@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from jouleflow.load.pacer import Pacer
 from jouleflow.runtime.tensors import NAMES
+from jouleflow.runtime.time_slice import ask_for_short_slices
 
 
 def infer_request(
@@ -133,6 +134,7 @@ class _Load:
     def __init__(self, host: str, port: int, requests: Sequence[bytes]) -> None:
         self.host, self.port, self.requests = host, port, requests
         self.loop = asyncio.get_running_loop()
+        ask_for_short_slices()  # it is to measure the server, not its own wait for a core
         self.answers = Answers()
         self.free: list[_Connection] = []
         self.n_open = self.n_sent = self.n_flying = 0

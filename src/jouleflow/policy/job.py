@@ -38,6 +38,7 @@ class Job:
     """A request in a queue. Times on one clock. deadline_s: infinite when it has none.
 
     payload: what its owner needs to run it. kind: only jobs of one kind share a batch; the shapes of its inputs without rows.
+    nearly_refused: it was let in, but little more before it would have been too much.
     """
 
     payload: Any
@@ -50,6 +51,7 @@ class Job:
     done: Callable[[Result], None]
     cancelled: bool = False
     order: int = 0
+    nearly_refused: bool = False
 
     @property
     def key(self) -> tuple[int, float, int]:

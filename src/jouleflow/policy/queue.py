@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
+from jouleflow.policy.admission import Admission
 from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
 
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
-ADMIT_FRAC = 0.8  # of the time to a deadline that an estimate may use up: reading, writing and errors need some
 PROBE_S, RARE_PROBE_S = 0.5, 5.0  # between two tries of a model that seems too slow for its SLO
 Kind = tuple[tuple[int, ...], ...]
 Key = tuple[int, float, int]
@@ -36,6 +36,7 @@ class ModelQueue:
         self.policy, self.max_batch, self.n_instances, self.slo_s = policy, max_batch, n_instances, slo_s
         self.max_jobs, self.max_bytes = max_jobs, max_bytes
         self.latencies = LearnedLatencies()
+        self.admission = Admission()
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
         self.n_in_time = 0
@@ -62,7 +63,7 @@ class ModelQueue:
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
         if job.deadline_s < inf:
-            late_s = self._expected_s(job, n_cores, core_free_s) - (job.deadline_s - now_s) * ADMIT_FRAC
+            late_s = self.admission.late_s(job, self._expected_s(job, n_cores, core_free_s), now_s)
             if late_s > 0 and not self._tries(job, now_s):
                 text = f"it would be {late_s * 1e3:.0f} ms too late"
                 self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))
@@ -90,8 +91,10 @@ class ModelQueue:
         left_s, since_s = job.deadline_s - now_s, now_s - self._tried_s
         if self.n_jobs or self.n_running or since_s < PROBE_S:
             return False
-        in_time_at_best = self.latencies.best_s(job.n_rows) <= left_s * ADMIT_FRAC
-        if not in_time_at_best and (since_s < RARE_PROBE_S or left_s < self.slo_s * ADMIT_FRAC or not self.slo_s):
+        in_time_at_best = self.latencies.best_s(job.n_rows) <= left_s * self.admission.frac
+        if not in_time_at_best and (
+            since_s < RARE_PROBE_S or left_s < self.slo_s * self.admission.frac or not self.slo_s
+        ):
             return False
         self._tried_s = now_s
         return True
@@ -165,6 +168,7 @@ class ModelQueue:
         if job.cancelled:
             self.end(job, Result(End.CANCELLED, message="its sender went away", status=499, queue_s=waited_s))
         else:
+            self.admission.ended(job, now_s)
             text = f"its deadline passed after {waited_s * 1e3:.0f} ms in the queue"
             self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=waited_s))
 
@@ -176,6 +180,7 @@ class ModelQueue:
                 if job.deadline_s < before_s:
                     text = "its deadline is too near for a batch"
                     self._forget(job, name)
+                    self.admission.ended(job, now_s, late=True)
                     self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=now_s - job.arrived_s))
                 else:
                     kept.append((key, job))
@@ -209,6 +214,9 @@ class ModelQueue:
                 self.drain_rows_per_s = known + RATE_WEIGHT * (rate - known) if known else rate
         self._last_end_s = now_s
         n_late = sum([j.deadline_s < now_s for j in batch])
+        for job in batch:
+            if job.nearly_refused:
+                self.admission.ended(job, now_s)
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s

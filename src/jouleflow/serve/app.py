@@ -15,6 +15,7 @@ from typing import Any
 
 from jouleflow.errors import InputError
 from jouleflow.runtime.meter import ASSUMED_CORE_W, open_meter
+from jouleflow.runtime.time_slice import ask_for_short_slices
 from jouleflow.serve.access import check_loopback, make_access, parse_address
 from jouleflow.serve.api import Api
 from jouleflow.serve.history import ENDS, History
@@ -168,6 +169,7 @@ def run_server(folder: Path, server: ServerSettings, settings: AppSettings) -> N
     import uvloop
 
     hold_standard_descriptors()
+    ask_for_short_slices()  # the models' processes would let the loop wait
     notes = Notes()
     logging.basicConfig(handlers=[NotesHandler(notes)], level=logging.WARNING, force=True)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core would write to standard error itself, and wait for it
