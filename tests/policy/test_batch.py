@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import inf
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
 from jouleflow.policy.policies import PLAIN, POLICIES, make_policy
 from jouleflow.policy.queue import ModelQueue
+from jouleflow.sim.serving import SimModel, simulate_with
 
 KNOWN = Latencies((1, 2, 4, 8), (0.010, 0.012, 0.016, 0.024))
 
@@ -77,6 +79,31 @@ def test_what_each_policy_starts() -> None:
 def test_table_gives_up_a_late_first_row_when_others_wait_behind_it() -> None:
     assert Table().decide(view(n_waiting=40, deadline_s=0.012)).give_up_s > 0.02
     assert Table().decide(view(n_waiting=3, deadline_s=0.012)).n_rows == 1
+
+
+def two_cores(known: Latencies, n_waiting: int) -> int:
+    return Table().decide(view(n_waiting=n_waiting, latencies=known, box=Dispatcher(2), max_batch=32, slo_s=0.0)).n_rows
+
+
+def test_table_leaves_the_other_core_its_share() -> None:
+    flat = Latencies((1, 2, 4, 8, 16), (0.00070, 0.00114, 0.002, 0.0037, 0.0071))  # little is gained beyond a few rows
+    assert two_cores(flat, 16) == 8
+    assert two_cores(flat, 15) == 8
+    assert two_cores(KNOWN, 8) == 8  # whatever is taken along is nearly free there
+    assert two_cores(flat, 1) == 1
+
+
+def test_a_share_gets_done_sooner_than_all_and_then_the_rest() -> None:
+    known = Latencies(tuple(range(1, 33)), tuple(0.00028 + 0.00043 * n for n in range(1, 33)))
+    times = np.cumsum(np.random.default_rng(0).exponential(1 / 3373, 30_000))
+    model = {"a": SimModel(known, 0.0, 32, 2)}
+    p99_s = {
+        share_frac: np.percentile(
+            simulate_with(model, {"a": times}, 2, {"a": Table(share_frac=share_frac)}).models["a"].latency_s, 99
+        )
+        for share_frac in (0.2, -1.0)  # with the last one, no share is ever good enough
+    }
+    assert p99_s[0.2] < 0.95 * p99_s[-1.0]
 
 
 def test_aimd_grows_while_in_time_and_shrinks_when_late() -> None:
@@ -173,6 +200,16 @@ def test_a_size_that_looked_slow_once_is_tried_again() -> None:
     for _ in range(3000):
         learned.saw(1, 0.010)
     assert learned.now.of(4) < slow / 2
+
+
+def test_a_size_that_was_seen_once_in_a_slow_moment_is_tried_again() -> None:
+    learned = LearnedLatencies()
+    learned.start_from(1, 0.010)
+    learned.start_from(4, 0.160)  # as often as it is seen, that was its best
+    for _ in range(10_000):
+        learned.saw(1, 0.010)
+    assert learned.now is not None
+    assert learned.now.of(4) < 0.05  # no more a row than one alone
 
 
 @pytest.mark.parametrize("make", PLAIN.values())

@@ -168,6 +168,7 @@ class Table:
     """
 
     safety_frac: float = 0.1  # of the predicted latency
+    share_frac: float = 0.2  # more rows a second for which a batch takes more than its core's share
 
     def decide(self, view: View) -> Decision:
         known = view.latencies
@@ -184,7 +185,17 @@ class Table:
         within_s = min(left_s, view.slo_s / 2) if view.slo_s else left_s
         if view.box is not None and most > 1:
             within_s = min(within_s, view.box.may_take_s(view.name, view.now_s))
-        return Decision(known.best_rows(most, within_s), view.now_s, view.n_instances)
+        return Decision(self._shared(known, most, within_s, view), view.now_s, view.n_instances)
+
+    def _shared(self, known: Latencies, most: int, within_s: float, view: View) -> int:
+        """The rows of the batch; no more than an even share among the cores unless more get clearly more done: who takes all leaves
+        the next core with what trickles in."""
+        rows = known.best_rows(most, within_s)
+        at_once = min(view.n_instances, view.box.n_cores) if view.box is not None else 1
+        share = known.best_rows(-(-view.n_waiting // max(at_once, 1)), within_s)
+        if share < rows and rows / known.of(rows) <= (1 + self.share_frac) * share / known.of(share):
+            return share
+        return rows
 
     def _joins_until_s(self, view: View, known: Latencies) -> float:
         """Until when to wait for a running batch to end."""

@@ -6,6 +6,8 @@ size that is not seen drifts back to what it was at best, and is tried again whe
 
 from __future__ import annotations
 
+from math import inf
+
 from jouleflow.profile.latencies import Latencies
 
 WEIGHT = 0.1  # of a new value in the running mean
@@ -52,9 +54,14 @@ class LearnedLatencies:
         self._n += 1
         if known is None or self._n % REFRESH == 0:
             for size in self._means.keys() - self._seen:
-                self._means[size] += DRIFT * (self._best[size] - self._means[size])
+                self._means[size] += DRIFT * (self._hoped_s(size) - self._means[size])
             self._seen.clear()
             self._refresh()
+
+    def _hoped_s(self, n_rows: int) -> float:
+        """What a size may take when it is tried again: its best, or that of a smaller one by its rows; what was seen once may have been
+        a slow moment."""
+        return min(self._best[n_rows], min([s * n_rows / n for n, s in self._means.items() if n < n_rows], default=inf))
 
     def _refresh(self) -> None:
         sizes = sorted(self._means)

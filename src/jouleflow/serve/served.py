@@ -104,61 +104,70 @@ class ServedModel:
         return known
 
     def _ended(self, slot: int, start: Start, answer: Answer) -> None:
+        """Takes the outputs of a batch, lets the next one start in its place, and only then answers: writing takes as long as a small
+        batch does."""
         queue, tally, now_s = self.queue, self.tally, monotonic()
-        batch, n_rows, started_s = start.batch, start.n_rows, start.started_s
-        seconds = now_s - started_s
-        whole, outputs = memoryview(b""), {p.name: p for p in answer.outputs}
+        seconds = now_s - start.started_s
+        results = self._results(slot, start, answer, seconds)
+        row_core_s = self.spec.settings.threads * seconds / start.n_rows
+        for job, result in zip(start.batch, results, strict=True):
+            if result.end is End.FAILED:
+                tally.wasted_core_s["failed"] += row_core_s * job.n_rows
+            elif job.cancelled:
+                tally.wasted_core_s["gone"] += row_core_s * job.n_rows
+            elif job.deadline_s < now_s:
+                tally.wasted_core_s["late"] += row_core_s * job.n_rows
         if not answer.error:
-            try:
-                whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
-            except (OSError, ValueError) as error:
-                answer = Answer(error=f"the outputs cannot be read ({error})")
-        row_core_s = seconds * self.spec.settings.threads / n_rows
-        if answer.error:
-            tally.wasted_core_s["failed"] += row_core_s * n_rows
-            status = 500 if self.process.alive else 503
-            for job in batch:
-                queue.end(
-                    job, Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
-                )
-        else:
-            row = 0
-            for job in batch:
-                waited = started_s - job.arrived_s
-                try:
-                    if job.payload.shared is not None:
-                        values = self._shared_values(whole, outputs, row, job, n_rows)
-                    else:
-                        values = [
-                            self._rows(whole, outputs[w.name], row, job.n_rows, n_rows)
-                            for w in job.payload.header.wanted
-                        ]
-                    result = Result(End.COMPLETED, values, queue_s=waited, compute_s=seconds)
-                    tally.queue_s += waited
-                    tally.compute_s += seconds
-                    tally.latencies.recent_s.append(waited + seconds)
-                except (ValueError, LookupError) as error:
-                    result = Result(End.FAILED, message=str(error), status=500, queue_s=waited)
-                except RequestError as error:
-                    result = Result(End.FAILED, message=str(error), status=error.status, queue_s=waited)
-                row += job.n_rows
-                if result.end is End.FAILED:
-                    tally.wasted_core_s["failed"] += row_core_s * job.n_rows
-                elif job.cancelled:
-                    tally.wasted_core_s["gone"] += row_core_s * job.n_rows
-                elif job.deadline_s < now_s:
-                    tally.wasted_core_s["late"] += row_core_s * job.n_rows
-                queue.end(job, result)
-            if len(tally.latencies.recent_s) >= MANY:
-                tally.latencies.count()
             tally.last_end_s = time()
-            entry = tally.batch_sizes.setdefault(n_rows, [0, 0.0])
+            entry = tally.batch_sizes.setdefault(start.n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
-            queue.batch_ended(batch, n_rows, started_s, now_s)
+            queue.batch_ended(start.batch, start.n_rows, start.started_s, now_s)
         if self.process.alive:
             self.process.free.append(slot)
+        else:
+            queue.ready = False  # its owner hears of the death only after this
         self.freed(start)
+        for job, result in zip(start.batch, results, strict=True):
+            queue.end(job, result)
+        if len(tally.latencies.recent_s) >= MANY:
+            tally.latencies.count()
+
+    def _results(self, slot: int, start: Start, answer: Answer, seconds: float) -> list[Result]:
+        """Of each job of a batch; the outputs are copied, as the next batch writes over them."""
+        batch, started_s, tally = start.batch, start.started_s, self.tally
+        error = answer.error
+        if not error:
+            try:
+                size_bytes = max((p.offset + p.size_bytes for p in answer.outputs), default=0)
+                whole = self.process.result(slot, size_bytes)
+            except (OSError, ValueError) as problem:
+                error = f"the outputs cannot be read ({problem})"
+        if error:
+            status = 500 if self.process.alive else 503
+            return [
+                Result(End.FAILED, message=error, status=status, queue_s=started_s - job.arrived_s) for job in batch
+            ]
+        outputs, row, results = {p.name: p for p in answer.outputs}, 0, []
+        for job in batch:
+            waited_s = started_s - job.arrived_s
+            try:
+                if job.payload.shared is not None:
+                    values = self._shared_values(whole, outputs, row, job, start.n_rows)
+                else:
+                    wanted = job.payload.header.wanted
+                    values = [self._rows(whole, outputs[w.name], row, job.n_rows, start.n_rows) for w in wanted]
+                result = Result(End.COMPLETED, values, queue_s=waited_s, compute_s=seconds)
+                tally.queue_s += waited_s
+                tally.compute_s += seconds
+                tally.latencies.recent_s.append(waited_s + seconds)
+            except (ValueError, LookupError) as problem:
+                result = Result(End.FAILED, message=str(problem), status=500, queue_s=waited_s)
+            except RequestError as problem:
+                result = Result(End.FAILED, message=str(problem), status=problem.status, queue_s=waited_s)
+            row += job.n_rows
+            results.append(result)
+        return results
 
     def _shared_values(
         self, memory: memoryview, outputs: dict[str, Piece], first: int, job: Job, of: int

@@ -57,7 +57,7 @@ class Server:
         self.dispatcher = Dispatcher(self.n_cores)
         self.slot_log = None if settings.slot_log is None else SlotLog(settings.slot_log)
         self._make_policy = policy_maker(settings.policy, settings.policy_net, self.slot_log)
-        self._pumping = False
+        self._pumping = self._starting = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -169,13 +169,21 @@ class Server:
 
     def _batch_ended(self, start: Start) -> None:
         self.dispatcher.ended(start)
-        self._pump_soon()
+        if not self._starting:  # else it never began, and who is starting batches goes on
+            self._start_batches()
 
     def _pump(self) -> None:
         self._pumping = False
+        self._start_batches()
+
+    def _start_batches(self) -> None:
         now_s = monotonic()
-        while (start := self.dispatcher.next(now_s)) is not None:
-            self.models[start.name].start(start)
+        self._starting = True
+        try:
+            while (start := self.dispatcher.next(now_s)) is not None:
+                self.models[start.name].start(start)
+        finally:
+            self._starting = False
         if self.dispatcher.again_s is not None:
             if self._timer is not None:
                 self._timer.cancel()

@@ -322,15 +322,22 @@ class Simulation:
         start = one.start
         self._last[one.core] = start.name, self.now_s
         self.busy_s += self.now_s - start.started_s
-        cost_s = self.models[start.name].front.answer_s * len(start.batch)
-        self._chore(cost_s, start.name, lambda: self._answered(start))
+        if self._front_free_s > self.now_s:
+            self._at(self._front_free_s, lambda: self._ended(start))
+        else:
+            self._ended(start)
 
-    def _answered(self, start: Start) -> None:
+    def _ended(self, start: Start) -> None:
+        """The loop has heard of it: the next batch may start, and then its answers go out."""
         self._now_counts = True
         self.dispatcher.ended(start)
-        for job in start.batch:
-            start.queue.end(job, Result(End.COMPLETED))
         start.queue.batch_ended(start.batch, start.n_rows, start.started_s, self.now_s)
+
+        def answered() -> None:
+            for job in start.batch:
+                start.queue.end(job, Result(End.COMPLETED))
+
+        self._chore(self.models[start.name].front.answer_s * len(start.batch), start.name, answered)
 
 
 def _nothing() -> None:
