@@ -4,13 +4,15 @@ python benchmarks/serving_overload.py [--seconds 4] [--peers mosec,litserve]
 
 One model of some 3 ms a row and a small input (so that the client can send ten times too much), SLO 50 ms, Poisson arrivals,
 all on one machine. Peers know no deadlines: theirs is the share that happened to be in time. Simulated figures come from the
-latencies that the server itself had learned, and are marked so.
+latencies that the server itself had learned, and are marked so. The cores that the server's own process and the client took are there
+too: both share the machine with the model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import urllib.request
 from pathlib import Path
@@ -26,6 +28,7 @@ from jouleflow.load.client import closed_loop, open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.latencies import Latencies
+from jouleflow.runtime.meter import cpu_s
 from jouleflow.sim.serving import SimModel, simulate_serving
 
 PORT, SLO_S, MAX_BATCH = 8780, 0.05, 16
@@ -65,7 +68,13 @@ def at_load(
 ) -> dict[str, Any]:
     """A share of capacity, on the server and simulated."""
     times = arrivals(load * capacity_hz, seconds)
+    pids = (server.pid, os.getpid())
+    start_s, spent_s = time.monotonic(), [-(cpu_s(pid) or 0.0) for pid in pids]
     s = uvloop.run(open_loop(server.host, server.port, [request], times)).summary(SLO_S)
+    span_s = time.monotonic() - start_s
+    server_cores, client_cores = (
+        (was_s + (cpu_s(pid) or 0.0)) / span_s for was_s, pid in zip(spent_s, pids, strict=True)
+    )
     learned = get(f"{server.url}/v2/models/stats")["model_stats"][0]["jouleflow"]["latency_s_by_rows"]
     model = SimModel(Latencies(tuple(map(int, learned)), tuple(learned.values())), SLO_S, MAX_BATCH, 2)
     sim = simulate_serving({NAME: model}, {NAME: times}, 2, policy).models[NAME]
@@ -74,7 +83,7 @@ def at_load(
     return {
         "policy": policy, "load": load, "goodput_per_capacity": s["slo_attained_frac"] * load,
         "slo_attained_frac": s["slo_attained_frac"], "latency_p50_s": s["latency_p50_s"], "latency_p99_s": s["latency_p99_s"],
-        "rejection_p99_s": s["rejection_p99_s"], "statuses": s["statuses"],
+        "rejection_p99_s": s["rejection_p99_s"], "statuses": s["statuses"], "server_cores": server_cores, "client_cores": client_cores,
         "j_per_request_modelled": float(np.mean(joules)) if joules else None,
         "simulated_slo_attained_frac": sim.in_time_frac,
         "simulated_latency_p99_s": float(np.percentile(sim.latency_s, 99)) if len(sim.latency_s) else None,
