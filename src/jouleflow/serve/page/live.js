@@ -17,6 +17,13 @@ function number(v, unit) {
   return unit ? text + " " + unit : text;
 }
 
+// Two times with one unit, so that they stay on one line.
+function times(a, b) {
+  const known = [a, b].filter((v) => v !== null && v !== undefined);
+  const [scale, unit] = Math.max(...known, 0) < 1 ? [1e3, " ms"] : [1, " s"];
+  return [a, b].map((v) => (v === null || v === undefined ? "–" : Number((v * scale).toPrecision(3)).toString())).join(" / ") + unit;
+}
+
 // One small chart: up to two series, and a dashed limit.
 function chart(series, limit) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -68,7 +75,7 @@ function model(name, m, samples) {
   const t = m.totals;
   row.append(
     figure("answers a second", number(mean("completed")), number(t.completed) + " in all", [of("completed")]),
-    figure("latency, p50 and p99", number(mean("p50_s"), "s") + " / " + number(p99, "s"), m.slo_s ? "dashed: SLO" : "", [of("p50_s"), of("p99_s")], m.slo_s, m.slo_s && p99 > m.slo_s),
+    figure("latency, p50 and p99", times(mean("p50_s"), p99), m.slo_s ? "dashed: SLO" : "", [of("p50_s"), of("p99_s")], m.slo_s, m.slo_s && p99 > m.slo_s),
     figure("waiting requests", number(last("waiting")), number(last("running")) + " of at most " + m.instances + " batches run", [of("waiting")]),
     figure("rows a batch", number(mean("batch")), "at most " + m.max_batch, [of("batch")]),
     figure("refused a second", number(mean("rejected") === null ? null : mean("rejected") + mean("expired") + mean("failed")),
