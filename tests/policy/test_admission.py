@@ -11,11 +11,11 @@ def job(arrived_s=0.0, limit_s=1.0):
     return Job(None, 0, 1, (), arrived_s, arrived_s + limit_s, 0, lambda _: None)
 
 
-def settle(admission, error, n=4000):
+def settle(admission, error, n=4000, every_s=0.02):
     """Requests that always come up to the limit, as under overload; their latency is what was expected times an error."""
     random, n_late = np.random.default_rng(0), 0
     for k in range(n):
-        one = job(float(k))
+        one = job(k * every_s)
         assert admission.late_s(one, admission.frac * 0.99, one.arrived_s) <= 0
         latency = admission.frac * 0.99 * error(random)
         n_late += k >= n // 2 and latency > 1 - RESERVE_FRAC
@@ -45,6 +45,18 @@ def test_it_stops_somewhere_when_all_are_late():
     admission = Admission()
     assert settle(admission, lambda random: 10.0) == 1.0
     assert admission.frac == LEAST_FRAC
+
+
+def test_a_slow_moment_is_forgotten():
+    admission = Admission()
+    settle(admission, lambda random: 10.0, n=100)
+    assert admission.frac == LEAST_FRAC
+    for k in range(40):  # with little to do, nobody is near the limit
+        admission.late_s(job(3.0 + k), 0.01, 3.0 + k)
+    assert LEAST_FRAC + 0.15 < admission.frac < FIRST_FRAC
+    for k in range(40, 200):
+        admission.late_s(job(3.0 + k), 0.01, 3.0 + k)
+    assert admission.frac == FIRST_FRAC
 
 
 def test_requests_far_from_the_limit_say_nothing():
