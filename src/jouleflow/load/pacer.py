@@ -11,6 +11,8 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from jouleflow.runtime.time_slice import ask_for_short_slices
+
 
 class Pacer:
     """Tells how many of the moments have come; times on the clock of `time.monotonic`, rising. Made on the loop, ended by `stop`."""
@@ -33,6 +35,7 @@ class Pacer:
         self._stopped = True
 
     def _run(self) -> None:
+        ask_for_short_slices()
         n, moments_s = 0, self.moments_s
         while n < len(moments_s) and not self._stopped:
             wait_s = moments_s[n] - monotonic()
