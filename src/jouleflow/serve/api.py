@@ -16,11 +16,11 @@ from jouleflow.serve import describe
 from jouleflow.serve.access import Access, Gate
 from jouleflow.serve.control import check_load, check_unload, ready_only
 from jouleflow.serve.history import History
-from jouleflow.serve.http import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
 from jouleflow.serve.oip import encode_answer
 from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
+from jouleflow.serve.request import JSON_HEADERS, Headers, Request, answer_head
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.server import Server
 from jouleflow.serve.shared_memory_http import REGIONS, carry_out, is_read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jouleflow.serve.oip import as_flag, as_object, parse_object
+from jouleflow.serve.fields import as_flag, as_object, parse_object
 from jouleflow.serve.request_error import RequestError
 
 

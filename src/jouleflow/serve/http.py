@@ -6,98 +6,17 @@ Knows nothing of inference: it gives complete requests to a handler, and writes 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from time import monotonic
-from typing import Any, Protocol, cast
-from urllib.parse import unquote_to_bytes
+from typing import Any
 
 import httptools
 
+from jouleflow.serve.inflate import inflated
 from jouleflow.serve.limits import Limits
-
-REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {499: b"Client Closed Request"}
-Headers = Sequence[tuple[bytes, bytes]]
-JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
-
-
-class HttpError(Exception):
-    """A request that cannot be read; the connection ends with this status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Cancellable(Protocol):
-    """What a request became."""
-
-    cancelled: bool
-
-
-class Sender(Protocol):
-    """Where a request came from: it writes the answers that are due. is_last: whether nothing comes after this answer."""
-
-    def is_last(self, request: Request) -> bool: ...
-
-    def flush(self) -> None: ...
-
-
-class Request:
-    """A complete request. `respond` is called exactly once. job: what it became; it is cancelled when the sender goes away."""
-
-    __slots__ = ("_body", "_connection", "answer", "headers", "job", "keep_alive", "method", "n_body", "target")
-
-    def __init__(self, connection: Sender) -> None:
-        self.method = self.target = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.keep_alive = True
-        self._body = bytearray()
-        self.n_body = 0  # bytes of it that have come
-        self._connection = connection
-        self.answer: bytes | None = None
-        self.job: Cancellable | None = None
-
-    @property
-    def body(self) -> memoryview:
-        return memoryview(self._body)[: self.n_body]
-
-    @property
-    def path(self) -> str:
-        """Without the query; percent-escapes undone once."""
-        return unquote_to_bytes(self.target.split(b"?", 1)[0]).decode("utf-8", "replace")
-
-    def respond(self, status: int, headers: Headers, *chunks: bytes) -> None:
-        """Answers: it goes out after the answers to earlier requests of the connection."""
-        self.respond_with(answer_head(status, headers, sum(map(len, chunks))), chunks)
-
-    def respond_with(self, head: bytes, chunks: Sequence[bytes]) -> None:
-        """The same with a head of `answer_head`, which may be used again."""
-        if not self.keep_alive or self._connection.is_last(self):
-            lines, end, rest = head.partition(b"\r\n\r\n")
-            head = lines + b"\r\nconnection: close" + end + rest
-        self.job = None  # it knows this request in its turn: a ring that would be left to the garbage collector
-        self.answer = head if self.method == b"HEAD" else b"".join((head, *chunks))
-        self._connection.flush()
-
-
-def relayed_request(sender: Sender, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes) -> Request:
-    """A request that was read elsewhere."""
-    request = Request(sender)
-    request.method, request.target, request.headers = method, target, headers
-    request._body, request.n_body = cast(bytearray, body), len(body)  # it is only read from here on
-    return request
-
-
-def answer_head(status: int, headers: Headers, size_bytes: int) -> bytes:
-    """The first lines of an answer whose body has so many bytes."""
-    lines = [b"HTTP/1.1 %d %s\r\ncontent-length: %d\r\n" % (status, REASONS.get(status, b""), size_bytes)]
-    lines += [b"%s: %s\r\n" % header for header in headers]
-    return b"".join((*lines, b"\r\n"))
-
+from jouleflow.serve.request import JSON_HEADERS, Headers, HttpError, Request
 
 Handler = Callable[[Request], None]
 LINGER_S = 2.0
@@ -371,7 +290,7 @@ class Connection(asyncio.BufferedProtocol):
         self.last_request, self.n_requests = request, self.n_requests + 1
         encoding = request.headers.get(b"content-encoding")
         if encoding is not None:
-            request._body = bytearray(_inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
+            request._body = bytearray(inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
             request.n_body = len(request._body)
         self.waiting.append(request)
         if len(self.waiting) >= self.limits.max_pipelined:
@@ -447,20 +366,3 @@ class Connection(asyncio.BufferedProtocol):
         self.waiting.append(request)
         more: Headers = ((b"retry-after", b"1"),) if error.status == 503 else ()
         request.respond(error.status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % str(error).replace('"', "'").encode())
-
-
-def _inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
-    if encoding == b"identity":
-        return body
-    if encoding not in (b"gzip", b"deflate"):
-        raise HttpError(415, "content-encoding must be gzip, deflate or identity")
-    machine = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        data = machine.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise HttpError(400, "the body is not what content-encoding says") from error
-    if len(data) > limit or machine.unconsumed_tail:
-        raise HttpError(413, f"the body exceeds {limit} bytes once decompressed")
-    if not machine.eof:
-        raise HttpError(400, "the compressed body is cut off")
-    return data

@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from jouleflow.runtime.tensors import NUMPY, Port, decode_strings, encode_strings, texts
+from jouleflow.runtime.tensors import NUMPY, Port, decode_strings
+from jouleflow.serve.fields import (
+    as_flag,
+    as_object,
+    as_shape,
+    as_tensors,
+    as_text,
+    parse_object,
+    priority_of,
+    timeout_s_of,
+)
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.shared_memory import REGION, ClientRegions, Extent, Shared, Span, extent_of
+from jouleflow.serve.tensor_data import check_shape, check_size, check_strings, json_data
 
-MAX_TENSORS = 64
-MAX_RANK = 8
-MAX_ELEMENTS = 1 << 28
 MAX_HEADER_BYTES = 1 << 20  # of the JSON before binary tensors
-MAX_NAME = 256
-MAX_TIMEOUT_US, MAX_PRIORITY = 3_600_000_000, 255
 CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
 
 
@@ -173,10 +177,10 @@ class Decoder:
         parameters = as_object(asked.get("parameters", {}), "parameters")
         given = tuple(
             self._input(as_object(each, f"inputs[{k}]"), f"inputs[{k}]")
-            for k, each in enumerate(_list(asked.get("inputs"), "inputs"))
+            for k, each in enumerate(as_tensors(asked.get("inputs"), "inputs"))
         )
         return self.header(
-            _text(asked.get("id", ""), "id"), given, self._wanted(asked, parameters), _timeout_s(parameters), _priority(parameters)
+            as_text(asked.get("id", ""), "id"), given, self._wanted(asked, parameters), timeout_s_of(parameters), priority_of(parameters)
         )  # fmt: skip
 
     def header(
@@ -211,10 +215,10 @@ class Decoder:
         if asked.get("outputs") in (None, []):
             return tuple(Wanted(name, binary) for name in self.outputs)
         wanted = []
-        for k, each in enumerate(_list(asked["outputs"], "outputs")):
+        for k, each in enumerate(as_tensors(asked["outputs"], "outputs")):
             where = f"outputs[{k}]"
             spec = as_object(each, where)
-            name = _text(spec.get("name"), f"{where}.name")
+            name = as_text(spec.get("name"), f"{where}.name")
             if name not in self.outputs:
                 raise RequestError(400, f"{where}.name {name!r} is not an output of the model: {self.outputs}")
             own = as_object(spec.get("parameters", {}), f"{where}.parameters")
@@ -227,14 +231,14 @@ class Decoder:
         return tuple(wanted)
 
     def _input(self, spec: dict[str, Any], where: str) -> Given:
-        name = _text(spec.get("name"), f"{where}.name")
+        name = as_text(spec.get("name"), f"{where}.name")
         port = self.inputs.get(name)
         if port is None:
             raise RequestError(400, f"{where}.name {name!r} is not an input of the model: {sorted(self.inputs)}")
-        datatype = _text(spec.get("datatype"), f"{where}.datatype")
+        datatype = as_text(spec.get("datatype"), f"{where}.datatype")
         if datatype != port.datatype:
             raise RequestError(400, f"{where}.datatype {datatype!r}: input {name!r} is {port.datatype}")
-        shape = _shape(spec.get("shape"), f"{where}.shape")
+        shape = as_shape(spec.get("shape"), f"{where}.shape")
         check_shape(port, shape, where)
         own = as_object(spec.get("parameters", {}), f"{where}.parameters")
         size, extent = own.get("binary_data_size"), self.extent_of(own, where)
@@ -244,7 +248,7 @@ class Decoder:
             check_size(datatype, shape, extent.size_bytes, where)
             return Given(name, datatype, shape, extent.size_bytes, extent)
         if size is None:
-            data = _json_data(spec.get("data"), datatype, shape, f"{where}.data")
+            data = json_data(spec.get("data"), datatype, shape, f"{where}.data")
             return Given(name, datatype, shape, len(data), data)
         if "data" in spec:
             raise RequestError(400, f"{where} has data and binary_data_size: give one of them")
@@ -261,138 +265,6 @@ class Decoder:
         if REGION in parameters:
             self.regions.check_on()
         return extent_of(parameters, where) if parameters else None
-
-
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object that a request is.
-
-    Raises RequestError when it is none.
-    """
-    try:
-        return as_object(orjson.loads(raw), "the request")
-    except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"the request is not JSON: {str(error)[:120]}") from error
-
-
-def check_shape(port: Port, shape: tuple[int, ...], where: str) -> None:
-    """Raises RequestError when a shape is not one that the input takes."""
-    fits = len(shape) == len(port.shape) and all(s in (-1, side) for s, side in zip(port.shape, shape, strict=True))
-    if not fits or (shape and shape[0] == 0):
-        raise RequestError(400, f"{where}.shape {list(shape)}: input {port.name!r} takes {list(port.shape)}")
-
-
-def check_size(datatype: str, shape: tuple[int, ...], size: int, where: str) -> None:
-    """Raises RequestError when so many bytes are not the shape's."""
-    if datatype != "BYTES" and size != prod(shape) * NUMPY[datatype].itemsize:
-        expected = prod(shape) * NUMPY[datatype].itemsize
-        raise RequestError(400, f"{where}: {size} bytes, but {list(shape)} of {datatype} is {expected}")
-
-
-def _json_data(data: Any, datatype: str, shape: tuple[int, ...], where: str) -> bytes:
-    if data is None:
-        raise RequestError(400, f"{where} is missing")
-    try:
-        if datatype == "BYTES":
-            array = np.asarray(data, np.object_)
-            if not all(isinstance(v, str) for v in array.ravel()):
-                raise RequestError(400, f"{where} must hold strings")
-        else:
-            array = np.asarray(data)
-            _check_kind(array, datatype, where)
-            if datatype != "BOOL" and _has_bool(data):
-                raise RequestError(400, f"{where} must hold {datatype} values only")
-            array = array.astype(NUMPY[datatype])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise RequestError(400, f"{where} is not a list of {datatype}: {str(error)[:80]}") from error
-    if array.size != prod(shape) or array.shape not in (shape, (array.size,)):
-        raise RequestError(400, f"{where} has shape {list(array.shape)}, but shape says {list(shape)}")
-    return encode_strings(array) if datatype == "BYTES" else array.tobytes()
-
-
-def _check_kind(array: NDArray[Any], datatype: str, where: str) -> None:
-    dtype = NUMPY[datatype]
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
-    if array.size and array.dtype.kind not in allowed:
-        raise RequestError(400, f"{where} must hold {datatype} values only")
-    if array.size and dtype.kind in "iuf":
-        least, most = limits_of(dtype)
-        low, high = array.min().item(), array.max().item()
-        if low < least or high > most:
-            raise RequestError(400, f"{where} has values from {low} to {high}, outside {datatype}")
-
-
-def limits_of(dtype: np.dtype[np.generic]) -> tuple[float, float]:
-    """The least and the largest number of a type, exact."""
-    if dtype.kind == "f":
-        most = float(np.finfo(dtype.str).max)
-        return -most, most
-    return int(np.iinfo(dtype.str).min), int(np.iinfo(dtype.str).max)
-
-
-def _has_bool(data: Any) -> bool:
-    """Whether true or false is among numbers: NumPy would take them for 1 and 0."""
-    if not isinstance(data, list):
-        return isinstance(data, bool)
-    kinds = set(map(type, data))
-    return bool in kinds or (list in kinds and any(map(_has_bool, data)))
-
-
-def check_strings(raw: memoryview | bytes, shape: tuple[int, ...], name: str) -> None:
-    """Raises RequestError when the bytes are not as many strings of UTF-8 as the shape says."""
-    try:
-        texts(raw, shape)
-    except ValueError as error:
-        raise RequestError(400, f"input {name!r}: {error}") from error
-
-
-def _shape(value: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > MAX_RANK:
-        raise RequestError(400, f"{where} must be a list of at most {MAX_RANK} sides")
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value):
-        raise RequestError(400, f"{where} {str(value)[:80]} must hold integers >= 0")
-    if prod(value) > MAX_ELEMENTS:
-        raise RequestError(400, f"{where} {value} has more than {MAX_ELEMENTS} elements")
-    return tuple(value)
-
-
-def as_object(value: Any, where: str) -> dict[str, Any]:
-    """The value, which must be an object."""
-    if not isinstance(value, dict):
-        raise RequestError(400, f"{where} must be a JSON object")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value or len(value) > MAX_TENSORS:
-        raise RequestError(400, f"{where} must be a list of 1 to {MAX_TENSORS} tensors")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_NAME:
-        raise RequestError(400, f"{where} must be a string of at most {MAX_NAME} characters")
-    return value
-
-
-def as_flag(value: Any, where: str) -> bool:
-    """The value, which must be true or false."""
-    if not isinstance(value, bool):
-        raise RequestError(400, f"{where} must be true or false")
-    return value
-
-
-def _timeout_s(parameters: dict[str, Any]) -> float:
-    value = parameters.get("timeout", 0)  # in microseconds, as Triton has it
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TIMEOUT_US:
-        raise RequestError(400, f"parameters.timeout {value!r} must be microseconds, 0 to an hour")
-    return value * 1e-6
-
-
-def _priority(parameters: dict[str, Any]) -> int:
-    value = parameters.get("priority", 0)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_PRIORITY:
-        raise RequestError(400, f"parameters.priority {value!r} must be 0 to {MAX_PRIORITY}")
-    return value
 
 
 def encode_answer(

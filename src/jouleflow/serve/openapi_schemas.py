@@ -9,9 +9,10 @@ from math import prod
 from typing import Any
 
 from jouleflow.runtime.tensors import NUMPY, Port
+from jouleflow.serve.fields import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US
 from jouleflow.serve.history import ENDS
-from jouleflow.serve.oip import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US, limits_of
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.tensor_data import limits_of
 
 Schema = dict[str, Any]
 MAX_EXAMPLE_VALUES = 1024

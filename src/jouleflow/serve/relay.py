@@ -16,10 +16,10 @@ import orjson
 
 from jouleflow.serve.access import Gate
 from jouleflow.serve.api import LENGTH, answer_error
-from jouleflow.serve.http import JSON_HEADERS, Request
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.metrics import CONTENT_TYPE, cluster_exposition
 from jouleflow.serve.replica import Answers, Wire
+from jouleflow.serve.request import JSON_HEADERS, Request
 
 GATHER_S = 0.002  # that a request waits for others while groups are under way
 EAGER_GROUPS = 4  # with fewer under way, a group leaves at the end of the loop's turn

@@ -23,7 +23,7 @@ from jouleflow.serve import describe
 from jouleflow.serve.access import make_access
 from jouleflow.serve.api import LENGTH, Api, answer_error
 from jouleflow.serve.history import History
-from jouleflow.serve.http import Request, relayed_request
+from jouleflow.serve.request import Request, relayed_request
 from jouleflow.serve.server import Server, ServerSettings, open_server
 from jouleflow.serve.shipping import unpack_models
 

@@ -14,26 +14,15 @@ from jouleflow.policy.job import End, Job, Result
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
+from jouleflow.serve.fields import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.oip import (
-    MAX_ELEMENTS,
-    MAX_NAME,
-    MAX_PRIORITY,
-    MAX_RANK,
-    MAX_TENSORS,
-    MAX_TIMEOUT_US,
-    Ask,
-    Given,
-    Wanted,
-    check_shape,
-    check_size,
-    check_strings,
-)  # fmt: skip
+from jouleflow.serve.oip import Ask, Given, Wanted
 from jouleflow.serve.proto import SERVICE, message, methods
 from jouleflow.serve.request_error import NotOffered, RequestError
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server
 from jouleflow.serve.shared_memory import Extent, Span
+from jouleflow.serve.tensor_data import check_shape, check_size, check_strings
 
 LEAST_S = 1e-6  # a deadline that has passed is one too
 CODES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jouleflow.serve.oip import parse_object
+from jouleflow.serve.fields import parse_object
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.shared_memory import ClientRegions
 
