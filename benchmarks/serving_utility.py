@@ -2,9 +2,9 @@
 
 python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1]
 
-The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). Simulated figures come from
-the profile of this box (`jouleflow profile`, made here when it is missing); the oracle is the best of fixed choices for the
-arrivals as they came. The second box is the same models with two threads a batch, as an operator might set it: then two
+The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared machine is half again as fast in some minutes
+as in others, so for each piece of arrivals all policies take turns, each on a server of its own that is idle meanwhile, and the profile that
+simulated figures come from is measured anew before each trace. The oracle is the best of fixed choices for the arrivals as they came. The second box is the same models with two threads a batch, as an operator might set it: then two
 batches at once fight for the cores, which no policy is told.
 """
 
@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
+import shutil
 import urllib.request
 from pathlib import Path
 from time import monotonic
@@ -67,7 +70,10 @@ def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str,
 WHOLE: dict[tuple[str, float], np.ndarray] = {}
 
 
-def profile_box(folder: Path, budget_s: float) -> ServingProfile:
+def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
+    """Measured now; whatever an earlier run kept is not used."""
+    cells = OUT / "cells" / folder.name / trace
+    shutil.rmtree(cells, ignore_errors=True)
     repository = Repository(folder)
     wanted = []
     for name in repository.names():
@@ -75,9 +81,9 @@ def profile_box(folder: Path, budget_s: float) -> ServingProfile:
         wanted.append(
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
-    found = uvloop.run(profile_models(wanted, OUT / "cells", budget_s))
+    found = uvloop.run(profile_models(wanted, cells, budget_s))
     found = measure_requests(found, folder)
-    save_profile(found, OUT / f"{folder.name}.json")
+    save_profile(found, OUT / f"{folder.name}_{trace}.json")
     return found
 
 
@@ -165,61 +171,37 @@ def main() -> None:
         "six_two_threads": make_repository(OUT / "six_two_threads", threads=2),
     }
     rows: list[dict[str, Any]] = []
-    profiles = {}
+    profiles: dict[str, ServingProfile] = {}
+    turns = itertools.count()
     for box in a.boxes.split(","):
-        profile = profile_box(boxes[box], a.profile_seconds)
-        profiles[box] = profile
-        cases = [
-            (t, r, s)
-            for r in RATES_HZ
-            for t in TRACES
-            for s in range(a.seeds if r == RATES_HZ[0] or box != "six" else max(a.seeds // 2, 1))
-        ]
-        if box != "six":
-            cases = [(t, r, s) for t, r, s in cases if s < 2 and r == RATES_HZ[1]]
-        interference = fit_interference(profile.cells)
-        for trace, rate_hz, seed in cases:
-            times = arrivals(trace, rate_hz, a.seconds, seed)
-            for policy, got in simulated(profile, times, interference, seed < a.oracle and box == "six").items():
-                rows.append(
-                    {
-                        "box": box,
-                        "how": "simulated",
-                        "trace": trace,
-                        "rate_hz": rate_hz,
-                        "seed": seed,
-                        "policy": policy,
-                        **got,
-                    }
-                )
-        keep(rows, profiles)
-        for policy in POLICIES if a.real else ():
-            with local_server(boxes[box], ("--policy", policy)) as server:
-                for trace, rate_hz, seed in cases:
-                    got = measured(server, arrivals(trace, rate_hz, a.seconds, seed), a.seconds)
-                    rows.append(
-                        {
-                            "box": box,
-                            "how": "measured",
-                            "trace": trace,
-                            "rate_hz": rate_hz,
-                            "seed": seed,
-                            "policy": policy,
-                            **got,
-                        }
-                    )
-                with urllib.request.urlopen(f"{server.url}/v2/models/stats", timeout=10) as answer:
-                    stats = [m["jouleflow"] for m in json.loads(answer.read())["model_stats"]]
-                learned = {k: sum(s.get(k, 0) for s in stats) for k in ("learned_decisions", "table_fallbacks")}
-            print(box, policy, summary(rows, box, "measured", policy), learned, flush=True)
-            rows.append({"box": box, "how": "counted", "policy": policy, **learned})
-            keep(rows, profiles)
+        with contextlib.ExitStack() as running:
+            servers = dict[str, LocalServer]()
+            for policy in POLICIES if a.real else ():
+                servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
+            for trace in TRACES:
+                profiles[box] = profile_box(boxes[box], a.profile_seconds, trace)
+                for rate_hz, seed in cases(box, a.seeds):
+                    times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
+                    case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
+                    for k in range(len(servers)):
+                        policy = list(servers)[(k + turn) % len(servers)]
+                        got = measured(servers[policy], times, a.seconds)
+                        rows.append({**case, "how": "measured", "policy": policy, **got})
+                    interference = fit_interference(profiles[box].cells)
+                    with_oracle = seed < a.oracle and box == "six"
+                    for policy, got in simulated(profiles[box], times, interference, with_oracle).items():
+                        rows.append({**case, "how": "simulated", "policy": policy, **got})
+                keep(rows, profiles)
+                print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
+            for policy, server in servers.items():
+                rows.append({"box": box, "how": "counted", "policy": policy, **learned(server)})
+    first = a.boxes.split(",")[0]
     # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
     contended = Pairwise({(m, m): 2.5 for m in SLO_MS})
     for trace in TRACES:
         for seed in range(a.seeds):
             for policy, got in simulated(
-                profiles[a.boxes.split(",")[0]], arrivals(trace, 120.0, a.seconds, seed), contended, False
+                profiles[first], arrivals(trace, 120.0, a.seconds, seed), contended, False
             ).items():
                 rows.append(
                     {
@@ -246,6 +228,20 @@ def main() -> None:
                         line,
                         f"bcedge over the best of {RIVALS}: {line['bcedge'][0] / best - 1:+.1%}",
                     )
+
+
+def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
+    """Rates and seeds of each trace."""
+    if box != "six":
+        return [(RATES_HZ[1], seed) for seed in range(min(n_seeds, 2))]
+    return [(hz, seed) for hz in RATES_HZ for seed in range(n_seeds if hz == RATES_HZ[0] else max(n_seeds // 2, 1))]
+
+
+def learned(server: LocalServer) -> dict[str, int]:
+    """How many decisions a net made, and how often the table's was taken."""
+    with urllib.request.urlopen(f"{server.url}/v2/models/stats", timeout=10) as answer:
+        stats = [m["jouleflow"] for m in json.loads(answer.read())["model_stats"]]
+    return {k: sum(s.get(k, 0) for s in stats) for k in ("learned_decisions", "table_fallbacks")}
 
 
 def summary(
