@@ -41,6 +41,29 @@ def test_the_net_gets_another_chance() -> None:
     assert not any(decided[-20 * RUN_SLOTS :])
 
 
+def test_a_winner_that_gets_worse_is_asked_at_once() -> None:
+    opinion = SecondOpinion()
+    for _ in range(20):
+        opinion.slot_ended(N, N // 2)  # a slow moment, in which both fail alike: the net goes on
+    while opinion._trying:
+        opinion.slot_ended(N, N // 2)
+    assert not opinion.table_decides
+    for _ in range(5):
+        opinion.slot_ended(N, N // 4)
+    assert opinion.table_decides
+    for _ in range(TRY_SLOTS + TRY_SLOTS + 1):
+        opinion.slot_ended(N, N if opinion.table_decides else N // 4)
+    assert opinion.table_decides
+
+
+def test_a_winner_that_stays_as_good_as_it_was_is_left_alone() -> None:
+    random, opinion, n_table = np.random.default_rng(0), SecondOpinion(), 0
+    for _ in range(3000):
+        n_table += opinion.table_decides
+        opinion.slot_ended(25, int(random.binomial(25, 0.2 if opinion.table_decides else 0.3)))
+    assert n_table < 300
+
+
 def test_slots_without_requests_say_nothing() -> None:
     opinion = SecondOpinion()
     for _ in range(1000):

@@ -14,6 +14,7 @@ WEIGHT = 0.1  # of a slot in the running share
 TRY_SLOTS, COUNTED_SLOTS = 16, 8  # of each try; the first of them still suffer from what was before
 RUN_SLOTS, MAX_RUN_SLOTS = 64, 1024  # of the winner, doubled while it is the same one
 BETTER_BY = 0.01  # the table, to be taken
+WORSE_BY = 0.1  # than in its try, with which the run of who won is cut short
 
 
 @dataclass
@@ -25,6 +26,7 @@ class SecondOpinion:
     _n_left: int = 0  # slots of this try or run
     _trying: bool = False
     _table_frac: float = 0.0  # what its try achieved
+    _won_frac: float = 0.0  # what the winner's did; 0 while nobody has won
     _n_ended: int = 0
     _n_in_time: int = 0
     _run_slots: int = RUN_SLOTS
@@ -42,7 +44,7 @@ class SecondOpinion:
             return
         if n_ended:
             self._in_time_frac += WEIGHT * (n_in_time / n_ended - self._in_time_frac)
-        if self._n_left:
+        if self._n_left and self._in_time_frac > self._won_frac - WORSE_BY:
             return
         if self.table_decides or self._in_time_frac < LEAST_FRAC:
             self._start_try(table=True)
@@ -60,4 +62,5 @@ class SecondOpinion:
         table_won = self._table_frac > frac + BETTER_BY
         self._run_slots = min(2 * self._run_slots, MAX_RUN_SLOTS) if table_won is self._table_won else RUN_SLOTS
         self._trying, self.table_decides, self._table_won = False, table_won, table_won
-        self._n_left, self._in_time_frac = self._run_slots, 1.0
+        self._won_frac = max(self._table_frac, frac)
+        self._n_left, self._in_time_frac = self._run_slots, self._won_frac
