@@ -53,15 +53,18 @@ class LearnedLatencies:
         self._seen.add(n_rows)
         self._n += 1
         if known is None or self._n % REFRESH == 0:
-            for size in self._means.keys() - self._seen:
-                self._means[size] += DRIFT * (self._hoped_s(size) - self._means[size])
+            self._drift()
             self._seen.clear()
             self._refresh()
 
-    def _hoped_s(self, n_rows: int) -> float:
-        """What a size may take when it is tried again: its best, or that of a smaller one by its rows; what was seen once may have been
-        a slow moment."""
-        return min(self._best[n_rows], min([s * n_rows / n for n, s in self._means.items() if n < n_rows], default=inf))
+    def _drift(self) -> None:
+        """What was not seen goes towards what it may take when it is tried again: its best, or what a smaller size takes a row; what was seen
+        once may have been a slow moment."""
+        row_s = inf
+        for size in sorted(self._means):
+            if size not in self._seen:
+                self._means[size] += DRIFT * (min(self._best[size], row_s * size) - self._means[size])
+            row_s = min(row_s, self._means[size] / size)
 
     def _refresh(self) -> None:
         sizes = sorted(self._means)

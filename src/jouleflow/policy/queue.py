@@ -215,8 +215,7 @@ class ModelQueue:
         self._last_end_s = now_s
         n_late = sum([j.deadline_s < now_s for j in batch])
         for job in batch:
-            if job.nearly_refused:
-                self.admission.ended(job, now_s)
+            self.admission.ended(job, now_s)
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s

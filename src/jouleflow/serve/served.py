@@ -108,7 +108,13 @@ class ServedModel:
         batch does."""
         queue, tally, now_s = self.queue, self.tally, monotonic()
         seconds = now_s - start.started_s
-        results = self._results(slot, start, answer, seconds)
+        whole = memoryview(b"")
+        if not answer.error:
+            try:
+                whole = self.process.result(slot, max((p.offset + p.size_bytes for p in answer.outputs), default=0))
+            except (OSError, ValueError) as error:
+                answer = Answer(error=f"the outputs cannot be read ({error})")
+        results = self._results(whole, start, answer, seconds)
         row_core_s = self.spec.settings.threads * seconds / start.n_rows
         for job, result in zip(start.batch, results, strict=True):
             if result.end is End.FAILED:
@@ -133,20 +139,14 @@ class ServedModel:
         if len(tally.latencies.recent_s) >= MANY:
             tally.latencies.count()
 
-    def _results(self, slot: int, start: Start, answer: Answer, seconds: float) -> list[Result]:
+    def _results(self, whole: memoryview, start: Start, answer: Answer, seconds: float) -> list[Result]:
         """Of each job of a batch; the outputs are copied, as the next batch writes over them."""
         batch, started_s, tally = start.batch, start.started_s, self.tally
-        error = answer.error
-        if not error:
-            try:
-                size_bytes = max((p.offset + p.size_bytes for p in answer.outputs), default=0)
-                whole = self.process.result(slot, size_bytes)
-            except (OSError, ValueError) as problem:
-                error = f"the outputs cannot be read ({problem})"
-        if error:
+        if answer.error:
             status = 500 if self.process.alive else 503
             return [
-                Result(End.FAILED, message=error, status=status, queue_s=started_s - job.arrived_s) for job in batch
+                Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
+                for job in batch
             ]
         outputs, row, results = {p.name: p for p in answer.outputs}, 0, []
         for job in batch:
