@@ -139,3 +139,19 @@ def test_counts_go_on_over_a_reload_and_are_kept_of_older_versions(tmp_path: Pat
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'jouleflow_requests_total{end="completed",model="many",version="1"} 6.0' in text
         assert 'jouleflow_requests_total{end="completed",model="many",version="2"} 3.0' in text
+
+
+def test_outputs_that_cannot_be_read_are_not_in_time(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path) as server:
+        served = server.app.server.models["double"]
+        before = served.queue.n_in_time
+
+        def unreadable(slot: int, size_bytes: int) -> memoryview:
+            raise OSError("gone")
+
+        server.inside(lambda: setattr(served.process, "result", unreadable))
+        answers = asyncio.run(open_loop("127.0.0.1", server.port, [infer_request("double", X)], np.array([0.01])))
+        assert answers.status == [500]
+        assert served.queue.n_in_time == before
+        assert wasted_core_s(server, "double")["failed"] > 0
