@@ -15,7 +15,7 @@ OWN_FRAC = 0.5  # of its SLO that a request may wait for a core
 
 @dataclass(slots=True, eq=False)
 class Start:
-    """A batch to start now."""
+    """A batch to start now. core: of its own while it runs, by number; None when there are more batches than cores."""
 
     name: str
     queue: ModelQueue
@@ -23,6 +23,7 @@ class Start:
     n_rows: int
     started_s: float
     ends_s: float  # expected
+    core: int | None = None
 
 
 class Dispatcher:
@@ -32,6 +33,8 @@ class Dispatcher:
         self.n_cores = n_cores
         self.queues: dict[str, ModelQueue] = {}
         self.running: list[Start] = []
+        self._free_cores = list(range(n_cores))
+        self._ran = [""] * n_cores  # the model that each core ran last
         self.again_s: float | None = None  # when to ask again, if nothing happens before
 
     @property
@@ -92,9 +95,22 @@ class Dispatcher:
             return None
         n_rows, known = sum([j.n_rows for j in batch]), queue.latencies.now
         start = Start(name, queue, batch, n_rows, now_s, now_s + (known.of(n_rows) if known else 0.0))
+        start.core = self._take_core(name)
         self.running.append(start)
         queue.n_running += 1
         return start
+
+    def _take_core(self, name: str) -> int | None:
+        """The free core that ran the model last, whose caches know it, or else the one that has been free for longest."""
+        if not self._free_cores:
+            return None
+        core = self._free_cores[0]
+        for free in self._free_cores:
+            if self._ran[free] == name:
+                core = free
+        self._free_cores.remove(core)
+        self._ran[core] = name
+        return core
 
     def offer(self, queue: ModelQueue, job: Job, now_s: float) -> bool:
         """Takes a job in, or ends it as rejected at once."""
@@ -106,4 +122,6 @@ class Dispatcher:
     def ended(self, start: Start) -> None:
         """A batch ended, well or not."""
         self.running.remove(start)
+        if start.core is not None:
+            self._free_cores.append(start.core)
         start.queue.n_running -= 1

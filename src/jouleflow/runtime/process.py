@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from jouleflow.errors import ModelError
+from jouleflow.runtime.cores import bind
 from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES, OUTPUTS_AT, TIMES
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
@@ -59,6 +60,8 @@ class ModelProcess:
         self.inputs: tuple[Port, ...] = ()
         self.outputs: tuple[Port, ...] = ()
         self.sha256 = ""
+        self.threads: list[int] = []  # that run the batches of each slot, as the system numbers them
+        self._cpus: list[int | None] = [None] * settings.n_slots  # that they are bound to
         self.micro_batch = 0  # rows of a batch that are run at once; 0 is all
         self.alive = False
         self.on_death: Callable[[], None] = lambda: None
@@ -99,7 +102,8 @@ class ModelProcess:
             self.kill()
             raise ModelError(f"{settings.path.name}: {ready['error']}")
         self.inputs, self.outputs = _ports(ready["inputs"]), _ports(ready["outputs"])
-        self.sha256, self.free, self.alive = ready["sha256"], list(range(settings.n_slots)), True
+        self.sha256, self.threads = ready["sha256"], ready["threads"]
+        self.free, self.alive = list(range(settings.n_slots)), True
         loop.add_reader(ours, self._died)  # nothing is sent on it: it can only end
         for slot, (_, _, link) in enumerate(self.slots):
             loop.add_reader(link, self._readable, slot)
@@ -149,6 +153,12 @@ class ModelProcess:
     def result(self, slot: int, size_bytes: int) -> memoryview:
         """Memory with the outputs of a batch, until the slot is given back to `free`."""
         return self.slots[slot][1].view(size_bytes)
+
+    def keep_on(self, slot: int, cpu: int) -> None:
+        """Has the batches of a slot run on that CPU from now on."""
+        if self._cpus[slot] != cpu:
+            self._cpus[slot] = cpu
+            bind(self.threads[slot], cpu)
 
     def run(self, slot: int, order: bytes, done: Callable[[Answer], None]) -> None:
         """Starts a batch whose inputs are in place; `done` hears once, also when the process dies. order: of `messages.order_of`."""

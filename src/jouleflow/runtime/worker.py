@@ -64,6 +64,7 @@ class Slot:
         """Runs orders until the link is closed. Without this thread its batches would wait for ever: if it ends, so does the process."""
         try:
             while raw := self.link.recv(MAX_MESSAGE_BYTES):
+                os.sched_yield()  # the loop that sent it may be on this CPU, and not yet done
                 self.link.send(self.answer(session, raw))
         finally:
             os._exit(1)
@@ -141,9 +142,11 @@ def main() -> int:
         text = str(error).replace(str(path.parent) + "/", "")
         link.send(json.dumps({"error": f"{text}"[:2000] or type(error).__name__}).encode())
         return 1
+    threads = [threading.Thread(target=slot.serve, args=(session,), daemon=True) for slot in slots]
+    for thread in threads:
+        thread.start()
+    ready["threads"] = [thread.native_id for thread in threads]
     link.send(json.dumps(ready).encode())
-    for slot in slots:
-        threading.Thread(target=slot.serve, args=(session,), daemon=True).start()
     link.recv(1)  # nothing comes: it ends with the server
     return 0
 

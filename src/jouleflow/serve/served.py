@@ -26,7 +26,8 @@ Layout = tuple[tuple[tuple[int, ...], ...], int, tuple[int, ...], tuple[str, ...
 
 
 class ServedModel:
-    """One version of one model in service. `freed` is called whenever a batch ended and a core is free again."""
+    """One version of one model in service. `freed` is called whenever a batch ended and a core is free again. cpus: the CPU of each core
+    that the dispatcher gives out; none to leave it to the system."""
 
     def __init__(
         self,
@@ -36,8 +37,10 @@ class ServedModel:
         freed: Callable[[Start], None],
         tally: Tally,
         regions: ClientRegions,
+        cpus: tuple[int, ...] = (),
     ) -> None:
         self.spec, self.process, self.queue, self.freed, self.tally = spec, process, queue, freed, tally
+        self.cpus = cpus if spec.settings.threads == 1 else ()  # several threads need several
         queue.counts = tally.counts
         self.batchable = batchable(process.inputs, process.outputs)
         self.fixed_rows = (
@@ -77,6 +80,8 @@ class ServedModel:
                 else:
                     memory[at : at + len(data)] = data
                 at += len(data)
+        if self.cpus and start.core is not None:
+            self.process.keep_on(slot, self.cpus[start.core])
         self.process.run(slot, order, lambda answer: self._ended(slot, start, answer))
 
     def _layout(self, batch: list[Job], n_rows: int) -> tuple[list[int], int, bytes]:

@@ -15,6 +15,7 @@ from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.policies import check_policy, policy_maker
 from jouleflow.policy.queue import ModelQueue
+from jouleflow.runtime.cores import cpus_for
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.repository import ModelSpec, Repository
@@ -47,6 +48,7 @@ class Server:
     def __init__(self, repository: Repository, settings: ServerSettings) -> None:
         self.repository, self.settings = repository, settings
         self.n_cores = settings.n_cores or len(os.sched_getaffinity(0))
+        self.cpus = cpus_for(self.n_cores)
         self.models: dict[str, ServedModel] = {}
         self.problems: dict[str, str] = {}  # why a model is not there
         self.draining = False
@@ -104,7 +106,7 @@ class Server:
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
         tally = self.tallies.setdefault((spec.name, spec.version), Tally())
-        served = ServedModel(spec, process, queue, self._batch_ended, tally, self.regions)
+        served = ServedModel(spec, process, queue, self._batch_ended, tally, self.regions, self.cpus)
         if not served.batchable:
             queue.max_batch = 1
         await warm_up(served, run_s)

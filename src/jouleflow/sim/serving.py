@@ -99,12 +99,11 @@ class ServingOutcome:
 
 @dataclass(slots=True)
 class _Running:
-    """A batch on a core. left_s: of its work, if it ran alone. None of its answers is out before the loop has time."""
+    """A batch that runs. left_s: of its work, if it ran alone. None of its answers is out before the loop has time."""
 
     start: Start
     left_s: float
     batch: Batch
-    core: int
     slowdown: float = 1.0  # by what runs beside it
     speed: float = 1.0
     since_s: float = 0.0  # when left_s and speed were true
@@ -148,7 +147,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = count()
         self._again_s = inf
-        self._last = [("", -inf)] * n_cores  # the model that each core ran last, and until when
+        self._last = dict[int | None, tuple[str, float]]()  # the model that each core ran last, and until when
         self._front_free_s = 0.0  # when the loop has done what waits for it now
         self._front_cores = 0.0  # that are busy until then
         self._now_counts = False  # whether something happened that may start a batch
@@ -264,12 +263,11 @@ class Simulation:
         """Starts what may start now."""
         started = self._now_counts = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
-            core, cold = self._core(start.name)
             model = self.models[start.name]
             work_s = model.latencies.of(start.n_rows)
-            if cold:
+            if self._cold(start):
                 work_s += self._draws.of(model.cold_spread_s) if model.cold_spread_s else model.cold_s
-            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), core, since_s=self.now_s))
+            self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
         if started:
@@ -277,13 +275,10 @@ class Simulation:
         again_s = self.dispatcher.again_s
         self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
 
-    def _core(self, name: str) -> tuple[int, bool]:
-        """A free core, the one that ran the model last if it can be, and whether it is cold."""
-        busy = {one.core for one in self.running}
-        free = [k for k in range(self.dispatcher.n_cores) if k not in busy]
-        core = next((k for k in free if self._last[k][0] == name), free[0])
-        model, ended_s = self._last[core]
-        return core, model != name or self.now_s - ended_s > WARM_S
+    def _cold(self, start: Start) -> bool:
+        """Whether the core of a batch was idle or ran another model before."""
+        model, ended_s = self._last.get(start.core, ("", -inf))
+        return model != start.name or self.now_s - ended_s > WARM_S
 
     def _regroup(self) -> None:
         """Other batches run now than before."""
@@ -320,7 +315,7 @@ class Simulation:
         for sleeper in sleepers:
             sleeper.wake()
         start = one.start
-        self._last[one.core] = start.name, self.now_s
+        self._last[start.core] = start.name, self.now_s
         self.busy_s += self.now_s - start.started_s
         if self._front_free_s > self.now_s:
             self._at(self._front_free_s, lambda: self._ended(start))

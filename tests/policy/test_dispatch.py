@@ -1,0 +1,59 @@
+"""Cores are given out: a batch has one of its own, the one that knows its model if it is free."""
+
+from jouleflow.policy.dispatch import Dispatcher, Start
+from jouleflow.policy.queue import ModelQueue
+from tests.policy.test_batch import job, queue
+
+
+def test_each_batch_has_a_core_of_its_own_and_a_model_returns_to_its_own() -> None:
+    dispatcher = Dispatcher(3)
+    for name in "abc":
+        dispatcher.queues[name] = queue("table")
+    a, b, c = (start(dispatcher, name) for name in "abc")
+    assert {a.core, b.core, c.core} == {0, 1, 2}
+    for ended in (b, c, a):
+        dispatcher.ended(ended)
+    again = [start(dispatcher, name).core for name in "cab"]
+    assert again == [c.core, a.core, b.core]
+
+
+def test_another_model_takes_the_core_that_was_free_for_longest() -> None:
+    dispatcher = Dispatcher(2)
+    for name in "abc":
+        dispatcher.queues[name] = queue("table")
+    a, b = start(dispatcher, "a"), start(dispatcher, "b")
+    dispatcher.ended(b)
+    dispatcher.ended(a)
+    assert start(dispatcher, "c").core == b.core
+
+
+def test_a_batch_beyond_the_cores_has_none_and_gives_none_back() -> None:
+    dispatcher = Dispatcher(1)
+    q = dispatcher.queues["a"] = queue("table")
+    first = start(dispatcher, "a")
+    more = forced(dispatcher, q)
+    assert (first.core, more.core) == (0, None)
+    dispatcher.ended(more)
+    other = forced(dispatcher, q)
+    assert other.core is None
+    dispatcher.ended(first)
+    dispatcher.ended(other)
+    assert start(dispatcher, "a").core == 0
+
+
+def start(dispatcher: Dispatcher, name: str) -> Start:
+    assert dispatcher.offer(dispatcher.queues[name], job(0.0, 1.0)[0], 0.0)
+    found = dispatcher.next(0.0)
+    assert found is not None
+    assert found.name == name
+    return found
+
+
+def forced(dispatcher: Dispatcher, q: ModelQueue) -> Start:
+    """As a model that is taken out of service runs what it took."""
+    dispatcher.offer(q, job(0.0, 1.0)[0], 0.0)
+    head = q.head(0.0)
+    assert head is not None
+    found = dispatcher.start("a", q, head, 1, 0.0)
+    assert found is not None
+    return found
