@@ -1,6 +1,6 @@
 """Cores are given out: a batch has one of its own, the one that knows its model if it is free."""
 
-from jouleflow.policy.dispatch import Dispatcher, Start
+from jouleflow.policy.dispatch import SHORT_S, Dispatcher, Start
 from jouleflow.policy.queue import ModelQueue
 from tests.policy.test_batch import job, queue
 
@@ -39,6 +39,20 @@ def test_a_batch_beyond_the_cores_has_none_and_gives_none_back() -> None:
     dispatcher.ended(first)
     dispatcher.ended(other)
     assert start(dispatcher, "a").core == 0
+
+
+def test_short_batches_are_left_to_the_system_unless_a_long_one_runs() -> None:
+    dispatcher = Dispatcher(2)
+    for name, seconds in (("short", SHORT_S / 2), ("long", SHORT_S * 2)):
+        dispatcher.queues[name] = queue("table")
+        dispatcher.queues[name].latencies.start_from(1, seconds)
+    one = start(dispatcher, "short")
+    assert (one.core, start(dispatcher, "short").core) == (None, None)
+    dispatcher.ended(one)
+    long = start(dispatcher, "long")
+    assert long.core is not None
+    dispatcher.ended(dispatcher.running[0])
+    assert start(dispatcher, "short").core == 1 - long.core
 
 
 def start(dispatcher: Dispatcher, name: str) -> Start:

@@ -32,6 +32,8 @@ def test_the_batches_of_a_slot_run_where_they_were_put(tmp_path: Path) -> None:
             assert os.sched_getaffinity(process.threads[1]) == {cpu}
             assert os.sched_getaffinity(process.threads[0]) == set(OURS)
             assert os.sched_getaffinity(process.pid) == set(OURS)
+        process.keep_on(1, None)
+        assert os.sched_getaffinity(process.threads[1]) == set(OURS)
         await process.stop()
 
     asyncio.run(main())

@@ -1,12 +1,14 @@
-"""Batches run on the CPU that they are given; those of several threads where they like."""
+"""Batches run on the CPU that they are given; short ones, and those of several threads, where they like."""
 
 import asyncio
 import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jouleflow.load.client import infer_request, open_loop
+from jouleflow.policy import dispatch
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
@@ -15,7 +17,8 @@ from tests.serve.test_chaos import X
 OURS = set(os.sched_getaffinity(0))
 
 
-def test_a_batch_is_bound_to_the_cpu_of_its_core(tmp_path: Path) -> None:
+def test_a_batch_is_bound_to_the_cpu_of_its_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SHORT_S", 0.0)
     affine(tmp_path / "one" / "model.onnx")
     affine(tmp_path / "two" / "model.onnx")
     (tmp_path / "two" / "jouleflow.toml").write_text("threads = 2\ninstances = 1\n")
@@ -25,6 +28,15 @@ def test_a_batch_is_bound_to_the_cpu_of_its_core(tmp_path: Path) -> None:
             assert answers.status == [200] * 5
         assert cpus(server, "one") == [{max(OURS)}]
         assert cpus(server, "two") == [OURS]
+
+
+def test_short_batches_are_left_to_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SHORT_S", 60.0)
+    affine(tmp_path / "one" / "model.onnx")
+    with serving(tmp_path, ServerSettings(n_cores=1)) as server:
+        answers = asyncio.run(open_loop("127.0.0.1", server.port, [infer_request("one", X)], np.arange(5) * 0.01))
+        assert answers.status == [200] * 5
+        assert cpus(server, "one") == [OURS]
 
 
 def test_more_batches_than_cpus_are_left_to_the_system(tmp_path: Path) -> None:

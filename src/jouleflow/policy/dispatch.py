@@ -10,12 +10,14 @@ from jouleflow.policy.job import Job
 from jouleflow.policy.queue import ModelQueue
 
 ASKED_S = 1.0  # a model that had no request for so long is not kept a core for
+SHORT_S = 0.001  # batches that end sooner need no core of their own: on one with another they wait no longer than that
 OWN_FRAC = 0.5  # of its SLO that a request may wait for a core
 
 
 @dataclass(slots=True, eq=False)
 class Start:
-    """A batch to start now. core: of its own while it runs, by number; None when there are more batches than cores."""
+    """A batch to start now. core: of its own while it runs, by number; None when the system may choose, which sees best who is about to
+    sleep."""
 
     name: str
     queue: ModelQueue
@@ -95,8 +97,9 @@ class Dispatcher:
             return None
         n_rows, known = sum([j.n_rows for j in batch]), queue.latencies.now
         start = Start(name, queue, batch, n_rows, now_s, now_s + (known.of(n_rows) if known else 0.0))
-        start.core = self._take_core(name)
         self.running.append(start)
+        if any(one.ends_s - one.started_s > SHORT_S for one in self.running):
+            start.core = self._take_core(name)
         queue.n_running += 1
         return start
 

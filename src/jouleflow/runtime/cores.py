@@ -2,7 +2,7 @@
 
 Left to itself, Linux often puts two batches on one CPU while another has nothing to do: whoever wakes a thread is about to sleep but
 does not yet, and a thread that was put in the wrong place stays there for a slice of some milliseconds, which is longer than most batches.
-So each of the batches that run at once has a CPU of its own. It needs no privilege.
+So each of the batches that run at once has a CPU of its own, unless all are short. It needs no privilege.
 
 Source: Linux, `sched_setaffinity`(2), `sched`(7).
 """
@@ -22,10 +22,11 @@ def cpus_for(n_batches: int) -> tuple[int, ...]:
     return tuple(ours[len(ours) - n_batches :]) if n_batches <= len(ours) else ()
 
 
-def bind(thread: int, cpu: int) -> None:
-    """Lets a thread run on one CPU only; if that was taken from us meanwhile, wherever this process may."""
-    try:
-        os.sched_setaffinity(thread, (cpu,))
-    except OSError:
-        with contextlib.suppress(OSError):  # it has ended
-            os.sched_setaffinity(thread, os.sched_getaffinity(0))
+def bind(thread: int, cpu: int | None) -> None:
+    """Lets a thread run on one CPU only; wherever this process may if that is None, or was taken from us meanwhile."""
+    if cpu is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(thread, (cpu,))
+            return
+    with contextlib.suppress(OSError):  # it has ended
+        os.sched_setaffinity(thread, os.sched_getaffinity(0))

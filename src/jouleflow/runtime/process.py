@@ -154,8 +154,8 @@ class ModelProcess:
         """Memory with the outputs of a batch, until the slot is given back to `free`."""
         return self.slots[slot][1].view(size_bytes)
 
-    def keep_on(self, slot: int, cpu: int) -> None:
-        """Has the batches of a slot run on that CPU from now on."""
+    def keep_on(self, slot: int, cpu: int | None) -> None:
+        """Has the batches of a slot run on that CPU from now on, or anywhere."""
         if self._cpus[slot] != cpu:
             self._cpus[slot] = cpu
             bind(self.threads[slot], cpu)

@@ -80,8 +80,8 @@ class ServedModel:
                 else:
                     memory[at : at + len(data)] = data
                 at += len(data)
-        if self.cpus and start.core is not None:
-            self.process.keep_on(slot, self.cpus[start.core])
+        if self.cpus:
+            self.process.keep_on(slot, None if start.core is None else self.cpus[start.core])
         self.process.run(slot, order, lambda answer: self._ended(slot, start, answer))
 
     def _layout(self, batch: list[Job], n_rows: int) -> tuple[list[int], int, bytes]:
