@@ -2,10 +2,12 @@
 
 python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1]
 
-The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared machine is half again as fast in some minutes
-as in others, so for each piece of arrivals all policies take turns, each on a server of its own that is idle meanwhile, and the profile that
-simulated figures come from is measured anew before each trace. The oracle is the best of fixed choices for the arrivals as they came. The second box is the same models with two threads a batch, as an operator might set it: then two
-batches at once fight for the cores, which no policy is told.
+The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
+machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
+of its own that is idle meanwhile. The profile that simulated figures come from is measured anew before each trace, and its times
+are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then. The
+oracle is the best of fixed choices for the arrivals as they came. The second box is the same models with two threads a batch, as
+an operator might set it: then two batches at once fight for the cores, which no policy is told.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import itertools
 import json
 import shutil
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import uvloop
+from machine_speed import Probe
 from serving_models import SLO_MS, make_repository
 from setting import ROOT, data_dir, write_json
 
@@ -32,12 +36,13 @@ from jouleflow.load.requests import measure_requests
 from jouleflow.load.run import Load, random_requests
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
+from jouleflow.profile.latencies import Latencies
 from jouleflow.profile.serving import ServingProfile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
-from jouleflow.sim.serving import simulate_serving
+from jouleflow.sim.serving import SimModel, simulate_serving
 from jouleflow.trace.arrivals import load_arrivals, make_arrivals
 
 OUT = ROOT / "jouleflow-out" / "utility"
@@ -87,10 +92,27 @@ def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
     return found
 
 
+def slowed(model: SimModel, factor: float) -> SimModel:
+    """The model on the same machine when that takes so many times as long for everything."""
+    front = model.front
+    refuse_s = None if front.refuse_s is None else front.refuse_s * factor
+    return replace(
+        model,
+        latencies=Latencies(model.latencies.at_rows, tuple(s * factor for s in model.latencies.seconds)),
+        cold_s=model.cold_s * factor,
+        cold_spread_s=tuple(s * factor for s in model.cold_spread_s),
+        front=replace(
+            front, request_s=front.request_s * factor, answer_s=front.answer_s * factor, client_s=front.client_s * factor,
+            refuse_s=refuse_s,
+        ),
+    )  # fmt: skip
+
+
 def simulated(
-    profile: ServingProfile, times: dict[str, np.ndarray], interference: Any, with_oracle: bool
+    profile: ServingProfile, times: dict[str, np.ndarray], interference: Any, with_oracle: bool, slower: float = 1.0
 ) -> dict[str, Any]:
-    models, out = sim_models(profile), {}
+    """Figures of every policy. slower: than when the profile was measured."""
+    models, out = {n: slowed(m, slower) for n, m in sim_models(profile).items()}, dict[str, Any]()
     for policy in POLICIES:
         o = simulate_serving(models, times, profile.n_cores, policy, interference)
         done = sum(len(m.latency_s) for m in o.models.values())
@@ -172,25 +194,30 @@ def main() -> None:
     }
     rows: list[dict[str, Any]] = []
     profiles: dict[str, ServingProfile] = {}
-    turns = itertools.count()
+    probe, turns = Probe([Repository(boxes["six"]).find(n).path for n in SLO_MS]), itertools.count()
     for box in a.boxes.split(","):
         with contextlib.ExitStack() as running:
             servers = dict[str, LocalServer]()
             for policy in POLICIES if a.real else ():
                 servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
             for trace in TRACES:
+                before_s = probe.row_s()
                 profiles[box] = profile_box(boxes[box], a.profile_seconds, trace)
+                profiled_row_s = (before_s + probe.row_s()) / 2
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
+                    row_s = []
                     for k in range(len(servers)):
                         policy = list(servers)[(k + turn) % len(servers)]
+                        row_s.append(probe.row_s())
                         got = measured(servers[policy], times, a.seconds)
                         rows.append({**case, "how": "measured", "policy": policy, **got})
                     interference = fit_interference(profiles[box].cells)
                     with_oracle = seed < a.oracle and box == "six"
-                    for policy, got in simulated(profiles[box], times, interference, with_oracle).items():
-                        rows.append({**case, "how": "simulated", "policy": policy, **got})
+                    slower = float(np.mean(row_s)) / profiled_row_s if row_s else 1.0
+                    for policy, got in simulated(profiles[box], times, interference, with_oracle, slower).items():
+                        rows.append({**case, "how": "simulated", "policy": policy, "slower": slower, **got})
                 keep(rows, profiles)
                 print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
             for policy, server in servers.items():

@@ -14,12 +14,12 @@ import os
 
 
 def cpus_for(n_batches: int) -> tuple[int, ...]:
-    """A CPU for each of so many batches at once, the last ones of those that this process may use; none when there are too few, or
-    when the system cannot bind threads."""
+    """A CPU for each of so many batches at once, if they are as many as the CPUs that this process may use; else none: with fewer the
+    system finds a free one, and another server that was given the rest would take the same. None when it cannot bind threads."""
     if not hasattr(os, "sched_setaffinity"):
         return ()
-    ours = sorted(os.sched_getaffinity(0))
-    return tuple(ours[len(ours) - n_batches :]) if n_batches <= len(ours) else ()
+    ours = tuple(sorted(os.sched_getaffinity(0)))
+    return ours if n_batches == len(ours) else ()
 
 
 def bind(thread: int, cpu: int | None) -> None:
