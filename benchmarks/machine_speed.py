@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 import onnxruntime as ort
 
-EACH_S = 0.05
+EACH_S = 0.05  # for each model
 
 
 class Probe:
