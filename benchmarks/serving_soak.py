@@ -27,7 +27,8 @@ from setting import write_json
 
 from jouleflow.demo_serve.demo import SETTINGS
 from jouleflow.demo_serve.networks import SHAPES, make_all
-from jouleflow.load.client import Answers, closed_loop, infer_request, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import closed_loop, infer_request, open_loop
 
 SETTLE_MINUTES = 6.0  # the server keeps samples of five minutes, and grows until it has them
 SAMPLE_S = 5.0

@@ -30,7 +30,8 @@ from machine_speed import Probe
 from serving_models import SLO_MS, make_repository
 from setting import ROOT, data_dir, write_json
 
-from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.requests import measure_requests
 from jouleflow.load.run import Load, random_requests

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("httptools", reason="the serve extra is not installed")
 
-from jouleflow.load.client import Answers
+from jouleflow.load.answers import Answers
 from jouleflow.load.front import FrontCost
 from jouleflow.load.wakes import idle_and_waited_s
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jouleflow.load.client import Answers, closed_loop, infer_request, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import closed_loop, infer_request, open_loop
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine, memory_hog

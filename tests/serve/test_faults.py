@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import ModelError
-from jouleflow.load.client import Answers, infer_request, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import infer_request, open_loop
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.http import Connection
 from jouleflow.serve.limits import Limits

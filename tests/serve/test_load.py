@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from jouleflow.cli.main import app
 from jouleflow.errors import InputError
-from jouleflow.load.client import Answers, infer_request, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import infer_request, open_loop
 from jouleflow.load.report import NOT_TOLD, load_report, report_lines
 from jouleflow.load.run import Load, run_load
 from jouleflow.load.told import Counted, Energy, Told, between, read_told

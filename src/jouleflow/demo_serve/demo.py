@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jouleflow.demo_serve.networks import make_all
-from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import open_loop
 from jouleflow.load.local_server import local_server
 from jouleflow.load.run import Load, random_requests
 from jouleflow.serve.page import standalone

@@ -1,27 +1,26 @@
 """Load on a server, and what came of it: closed loop (so many requests in flight) and open loop (requests at given times).
 
-The request is made once and sent again and again, binary over HTTP; the client costs some 20 microseconds a request, so that
+The request is made once and sent again and again, binary over HTTP; the client costs some 10 to 25 microseconds a request, so that
 it measures the server and not itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-import httptools
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from jouleflow.load.answers import Answers
+from jouleflow.load.connection import Connection, Connections
 from jouleflow.load.pacer import Pacer
 from jouleflow.runtime.tensors import NAMES
-from jouleflow.runtime.time_slice import ask_for_short_slices
 
 
 def infer_request(
@@ -55,142 +54,78 @@ def infer_request(
     return lines.encode() + body
 
 
-@dataclass
-class Answers:
-    """What came back. start_s and latency_s per answered request; statuses counted, 0 for a lost connection."""
+class _ClosedLoop(Connections):
+    """Sends the next request as soon as one is answered, until a moment."""
 
-    start_s: list[float] = field(default_factory=list)
-    latency_s: list[float] = field(default_factory=list)
-    status: list[int] = field(default_factory=list)
-    duration_s: float = 0.0
+    until_s = inf
 
-    def summary(self, slo_s: float = 0.0, rows: int = 1) -> dict[str, Any]:
-        """perf_analyzer's words: throughput and percentiles of what succeeded; goodput is the requests that met the SLO, a second;
-        rejection is how long it took to say no at once (429, 503). rows: of each request; each is an inference."""
-        status = np.array(self.status)
-        good = np.array(self.latency_s)[status == 200] if len(status) else np.empty(0)
-        refused = (status == 429) | (status == 503)
-        bad = np.array(self.latency_s)[refused] if len(status) else np.empty(0)
-        met = int((good <= slo_s).sum()) if slo_s else len(good)
-        span = max(self.duration_s, 1e-9)
-        out: dict[str, Any] = {
-            "requests": len(status),
-            "succeeded": len(good),
-            "statuses": {str(k): v for k, v in sorted(Counter(self.status).items())},
-            "infer_per_s": len(good) * rows / span,
-            "requests_per_s": len(good) / span,
-            "goodput_per_s": met / span,
-            "slo_attained_frac": met / len(status) if len(status) else 0.0,
-        }
-        out["latency_mean_s"] = float(good.mean()) if len(good) else None
-        for name, values in (("latency", good), ("rejection", bad)):
-            for p in (50, 90, 95, 99):
-                out[f"{name}_p{p}_s"] = float(np.percentile(values, p)) if len(values) else None
-        return out
-
-
-class _Connection(asyncio.Protocol):
-    """One request at a time."""
-
-    def __init__(self, owner: _Load) -> None:
-        self.owner = owner
-        self.parser = httptools.HttpResponseParser(self)
-        self.transport: Any = None
-        self.started_s = 0.0
-        self.busy = False
-        self.lost = False
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.owner.n_open += 1
-
-    def send(self, request: bytes, started_s: float) -> None:
-        self.started_s, self.busy = started_s, True
-        self.transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def on_message_complete(self) -> None:
-        asked, self.busy = self.busy, False  # a server with too many connections says so before it is asked
-        status = self.parser.get_status_code()
-        if not self.parser.should_keep_alive():
-            self.transport.close()
-            self.owner.lost(self)
-        self.parser = httptools.HttpResponseParser(self)
-        if asked:
-            self.owner.answered(self, status)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.owner.lost(self)
-        if self.busy:
-            self.busy = False
-            self.owner.answered(self, 0)
-
-
-class _Load:
-    """The connections of one run."""
-
-    def __init__(self, host: str, port: int, requests: Sequence[bytes]) -> None:
-        self.host, self.port, self.requests = host, port, requests
-        self.loop = asyncio.get_running_loop()
-        ask_for_short_slices()  # it is to measure the server, not its own wait for a core
-        self.answers = Answers()
-        self.free: list[_Connection] = []
-        self.n_open = self.n_sent = self.n_flying = 0
-        self.until_s = 0.0
-        self.closed_loop = False
-        self.done: asyncio.Future[None] = self.loop.create_future()
-
-    async def connect(self, n: int) -> None:
-        for _ in range(n):
-            _, connection = await self.loop.create_connection(lambda: _Connection(self), self.host, self.port)
-            if not connection.lost:
-                self.free.append(connection)
-
-    def lost(self, connection: _Connection) -> None:
-        if connection.lost:
-            return
-        connection.lost = True
-        self.n_open -= 1
-        if connection in self.free:
-            self.free.remove(connection)
-
-    def send(self, connection: _Connection, started_s: float) -> None:
-        self.n_flying += 1
-        connection.send(self.requests[self.n_sent % len(self.requests)], started_s)
-        self.n_sent += 1
-
-    def answered(self, connection: _Connection, status: int) -> None:
+    def freed(self, connection: Connection) -> None:
         now_s = monotonic()
-        self.n_flying -= 1
-        a = self.answers
-        a.start_s.append(connection.started_s)
-        a.latency_s.append(now_s - connection.started_s)
-        a.status.append(status)
-        alive = not connection.transport.is_closing()
-        if self.closed_loop and now_s < self.until_s and alive:
+        if now_s < self.until_s:
             self.send(connection, now_s)
         else:
-            if alive:
-                self.free.append(connection)
-            over = now_s >= self.until_s or (self.closed_loop and not self.n_open)
-            if not self.n_flying and over and not self.done.done():
-                self.done.set_result(None)
+            self.free.append(connection)
+
+    def is_over(self) -> bool:
+        return monotonic() >= self.until_s or not self.n_open
+
+
+class _OpenLoop(Connections):
+    """Sends requests that are due on whatever connection is free, and opens more while there are not enough."""
+
+    def __init__(
+        self, host: str, port: int, requests: Sequence[bytes], due_s: list[float], max_connections: int
+    ) -> None:
+        super().__init__(host, port, requests)
+        self.due_s, self.n_due, self.max_connections = due_s, 0, max_connections
+        self.opening: set[asyncio.Task[None]] = set()
+
+    def due(self, n: int) -> None:
+        """So many of the requests are due."""
+        self.n_due = n
+        while self.free and self.n_sent < n:
+            self.send(self.free.pop(), self.due_s[self.n_sent])
+        self._open_more()
+
+    def freed(self, connection: Connection) -> None:
+        if self.n_sent < self.n_due:
+            self.send(connection, self.due_s[self.n_sent])
+        else:
+            self.free.append(connection)
+
+    def is_lost(self, connection: Connection) -> None:
+        super().is_lost(connection)
+        self._open_more()
+
+    def _open_more(self) -> None:
+        n_wanted = min(self.n_due - self.n_sent, self.max_connections - self.n_open)
+        for _ in range(n_wanted - len(self.opening)):
+            task = self.loop.create_task(self.connect())
+            self.opening.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self.opening.discard(task)
+        if task.cancelled() or self.done.done():
+            return
+        if (error := task.exception()) is not None:
+            self.done.set_exception(error)
+        else:
+            self._open_more()
+
+    def is_over(self) -> bool:
+        return self.n_sent == len(self.due_s)
 
 
 async def closed_loop(
     host: str, port: int, requests: Sequence[bytes], n_in_flight: int, duration_s: float, warm_up_s: float = 0.5
 ) -> Answers:
     """Keeps so many requests in flight, each on a connection of its own. The warm-up is left out."""
-    load = _Load(host, port, requests)
-    await load.connect(n_in_flight)
-    load.closed_loop = True
+    load = _ClosedLoop(host, port, requests)
     start_s = monotonic()
     load.until_s = start_s + warm_up_s + duration_s
-    for connection in list(load.free):
-        load.free.remove(connection)
-        load.send(connection, monotonic())
+    for _ in range(n_in_flight):
+        await load.connect()
     await asyncio.wait_for(load.done, warm_up_s + duration_s + 60)
     return _after(load.answers, start_s + warm_up_s, duration_s)
 
@@ -202,29 +137,21 @@ async def open_loop(
 
     A request for which no connection is free opens one, up to max_connections; beyond that it waits, and that counts.
     """
-    load = _Load(host, port, requests)
-    await load.connect(min(32, max_connections))
     start_s = monotonic() + 0.05
-    load.until_s = np.inf
-    pacer = Pacer(start_s + np.asarray(arrivals_s, np.float64))
+    due_s = (start_s + np.asarray(arrivals_s, np.float64)).tolist()
+    load = _OpenLoop(host, port, requests, due_s, max_connections)
+    if not due_s:
+        return load.answers
+    for _ in range(min(32, max_connections)):
+        await load.connect()
+    pacer = Pacer(due_s, load.due)
     try:
-        for k, due_s in enumerate(arrivals_s):
-            if pacer.n_due <= k:
-                await pacer.due(k)
-            elif k % 64 == 0:
-                await asyncio.sleep(0)
-            while not load.free:
-                if load.n_open < max_connections:
-                    await load.connect(1)
-                else:
-                    await asyncio.sleep(0.001)
-            load.send(load.free.pop(), start_s + float(due_s))
+        await asyncio.wait_for(load.done, due_s[-1] - start_s + 120)
     finally:
         pacer.stop()
-    load.until_s = 0.0
-    if load.n_flying:
-        await asyncio.wait_for(load.done, 120)
-    load.answers.duration_s = max(monotonic() - start_s, float(arrivals_s[-1]) if len(arrivals_s) else 0.0)
+        for task in load.opening:
+            task.cancel()
+    load.answers.duration_s = max(monotonic() - start_s, due_s[-1] - start_s)
     return load.answers
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import uvloop
 
 from jouleflow.errors import InputError
-from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.run import Load, random_requests
 from jouleflow.runtime.meter import cpu_s

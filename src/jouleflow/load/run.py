@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
+from jouleflow.load.answers import Answers
 from jouleflow.load.ask import ask
-from jouleflow.load.client import Answers, closed_loop, infer_request, open_loop
+from jouleflow.load.client import closed_loop, infer_request, open_loop
 from jouleflow.load.shared_memory import Extents, shared_inputs
 from jouleflow.load.told import Told, read_told
 from jouleflow.runtime.tensors import NUMPY

@@ -21,7 +21,8 @@ import uvloop
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
-from jouleflow.load.client import Answers, open_loop
+from jouleflow.load.answers import Answers
+from jouleflow.load.client import open_loop
 from jouleflow.load.front import NO_TIME_S, FrontCost
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.run import Load, random_requests
