@@ -14,6 +14,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Decoder, encode_answer
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.shared_memory import OFFSET, REGION, SIZE, ClientRegions
+from tests.serve.decoding import asked
 
 PORTS = (Port("x", "FP32", (-1, 4)), Port("n", "INT8", (-1,)), Port("s", "BYTES", (-1, 2)))
 json_values = st.recursive(
@@ -52,7 +53,7 @@ def decoder() -> Decoder:
 def fits(body: bytes, header_bytes: int | None) -> None:
     ask, refused = None, None
     try:
-        ask = decoder().ask(memoryview(body), header_bytes)
+        ask = asked(decoder(), body, header_bytes)
     except RequestError as error:
         refused = error
     if refused is not None:
@@ -104,10 +105,10 @@ def test_every_type_there_and_back(datatype: str, as_binary: bool) -> None:
     if as_binary or datatype == "FP16":
         spec["parameters"] = {"binary_data_size": values.nbytes}
         head = json.dumps({"inputs": [spec]}).encode()
-        ask = Decoder((port,), (), True, 8).ask(memoryview(head + values.tobytes()), len(head))
+        ask = asked(Decoder((port,), (), True, 8), head + values.tobytes(), len(head))
     else:
         spec["data"] = values.tolist()
-        ask = Decoder((port,), (), True, 8).ask(memoryview(json.dumps({"inputs": [spec]}).encode()), None)
+        ask = asked(Decoder((port,), (), True, 8), json.dumps({"inputs": [spec]}).encode())
     assert bytes(ask.data[0]) == values.tobytes()
     from jouleflow.serve.oip import Wanted
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from jouleflow.load.client import infer_request
 from jouleflow.policy.job import Job, Result
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import ServerSettings, open_server
 from tests.runtime.models import affine
+from tests.serve.decoding import asked
 from tests.serve.test_chaos import X
 
 
@@ -35,11 +37,9 @@ def test_the_next_batch_runs_while_answers_are_written(tmp_path: Path) -> None:
         return running
 
     def a_job(served: ServedModel, done: object) -> Job:
-        from jouleflow.load.client import infer_request
-
         raw = infer_request("double", X)
         head, _, body = raw.partition(b"\r\n\r\n")
         n = int(head.lower().partition(b"inference-header-content-length: ")[2].partition(b"\r\n")[0])
-        return served.job(served.decoder.ask(memoryview(body), n), asyncio.get_running_loop().time(), done)  # type: ignore[arg-type]
+        return served.job(asked(served.decoder, body, n), asyncio.get_running_loop().time(), done)  # type: ignore[arg-type]
 
     assert asyncio.run(go()) == [1, 1, 1, 0]

@@ -37,6 +37,7 @@ class Dispatcher:
         self.running: list[Start] = []
         self._free_cores = list(range(n_cores))
         self._ran = [""] * n_cores  # the model that each core ran last
+        self.n_ended = 0  # batches
         self.again_s: float | None = None  # when to ask again, if nothing happens before
 
     @property
@@ -125,6 +126,7 @@ class Dispatcher:
     def ended(self, start: Start) -> None:
         """A batch ended, well or not."""
         self.running.remove(start)
+        self.n_ended += 1
         if start.core is not None:
             self._free_cores.append(start.core)
         start.queue.n_running -= 1

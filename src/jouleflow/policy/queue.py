@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from math import inf
 
-from jouleflow.policy.admission import Admission
+from jouleflow.policy.admission import BACK_FRAC, Admission
 from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
@@ -50,6 +50,8 @@ class ModelQueue:
         self._last_end_s = 0.0
         self._tried_s = -inf
         self.asked_s = -inf  # when the last job came
+        self.late_until_s = -inf  # what looks like the job refused last is too late until then, if nothing changes
+        self.n_changes = 0  # jobs that came to wait, and that wait no more
 
     def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float) -> bool:
         """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free."""
@@ -60,19 +62,24 @@ class ModelQueue:
         if self.n_jobs >= self.max_jobs or (self.n_jobs and self.n_bytes + job.size_bytes > self.max_bytes):
             wait_s = self.n_rows / self.drain_rows_per_s if self.drain_rows_per_s else 1.0
             text = f"the queue is full ({self.n_jobs} requests)"
+            self.late_until_s = -inf
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
         if job.deadline_s < inf:
             late_s = self.admission.late_s(job, self._expected_s(job, n_cores, core_free_s), now_s)
             if late_s > 0 and not self._tries(job, now_s):
-                text = f"it would be {late_s * 1e3:.0f} ms too late"
-                self.end(job, Result(End.REJECTED, message=text, status=503, retry_s=late_s))
+                last = (
+                    self._last_key is None or job.key > self._last_key
+                )  # else how many are before it depends on when it comes
+                self.late_until_s = now_s + late_s / (1 + BACK_FRAC) if last else -inf
+                self.end(job, _too_late(late_s))
                 return False
         kind = self._kinds.get(job.kind)
         if kind is None:
             kind = self._kinds[job.kind] = _Kind()
         key = job.key
         heapq.heappush(kind.jobs, (key, job))
+        self.n_changes += 1
         kind.n_rows += job.n_rows
         kind.oldest_s = min(kind.oldest_s, job.arrived_s)
         self.n_jobs, self.n_rows, self.n_bytes = (
@@ -83,6 +90,13 @@ class ModelQueue:
         if self._last_key is None or key > self._last_key:
             self._last_key = key
         return True
+
+    def refuse(self, late_s: float, now_s: float) -> Result:
+        """Counts a request that is refused without a look at the queue, as it is known to be so much too late."""
+        self.counts["accepted"] += 1
+        self.counts[End.REJECTED.value] += 1
+        self.asked_s = now_s
+        return _too_late(late_s)
 
     def _tries(self, job: Job, now_s: float) -> bool:
         """Whether to take a job that is expected to be late, as nothing else runs or waits: after a slow spell that refuses
@@ -192,6 +206,7 @@ class ModelQueue:
             self._last_key = None
 
     def _forget(self, job: Job, name: Kind) -> None:
+        self.n_changes += 1
         self._kinds[name].n_rows -= job.n_rows
         self.n_jobs, self.n_rows, self.n_bytes = (
             self.n_jobs - 1,
@@ -235,3 +250,7 @@ class ModelQueue:
         for name in list(self._kinds):
             while name in self._kinds:
                 self.end(self._pop(name), make())
+
+
+def _too_late(late_s: float) -> Result:
+    return Result(End.REJECTED, message=f"it would be {late_s * 1e3:.0f} ms too late", status=503, retry_s=late_s)

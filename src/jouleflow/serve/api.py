@@ -29,7 +29,7 @@ MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|st
 CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
-MAX_KNOWN, MAX_ANSWERS = 64, 8
+MAX_KNOWN, MAX_ANSWERS, MAX_REFUSALS = 64, 8, 256
 
 
 class WrongMethod(RequestError):
@@ -47,6 +47,7 @@ class Api:
         self.server, self.gate, self.history, self.admin = server, Gate(access), history, admin
         self._tasks: set[asyncio.Task[None]] = set()
         self._targets: dict[bytes, tuple[str, str | None]] = {}  # of requests to infer
+        self._refusals: dict[tuple[int, str, int], bytes] = {}  # answers by status, message and when to ask again
 
     def __call__(self, request: Request) -> None:
         refused = self.gate.refusal(request.headers)
@@ -129,13 +130,20 @@ class Api:
         given = request.headers.get(LENGTH)
         if given is not None and not given.isdigit():
             raise RequestError(400, "Inference-Header-Content-Length must be a number")
-        ask = served.decoder.ask(request.body, None if given is None else int(given))
+        body = request.body
+        header_bytes = len(body) if given is None else int(given)
+        header, now_s = served.decoder.header_of(body, header_bytes), monotonic()
+        again = self.server.refused_again(served, header, now_s)
+        if again is not None:
+            self._refused(request, again)
+            return
+        ask = served.decoder.ask(header, body, header_bytes)
 
         def done(result: Result) -> None:
             if result.end is not End.COMPLETED:
-                _refused(request, result)
+                self._refused(request, result)
                 return
-            header, values = ask.header, result.values
+            values = result.values
             shapes = tuple([shape for _, shape, _ in values])
             head = header.answers.get(shapes)
             if head is not None:
@@ -151,9 +159,22 @@ class Api:
                 header.answers[shapes] = head
             request.respond_with(head, binary)
 
-        job = served.job(ask, monotonic(), done)
+        job = served.job(ask, now_s, done)
         request.job = job
         self.server.offer(served, job)
+
+    def _refused(self, request: Request, result: Result) -> None:
+        """Answers that there is no result; what is said often is kept."""
+        said = result.status, result.message, max(1, round(result.retry_s + 0.5))
+        answer = self._refusals.get(said)
+        if answer is None:
+            more: Headers = ((b"retry-after", b"%d" % said[2]),) if said[0] in (429, 503) else ()
+            text = orjson.dumps({"error": said[1]})
+            answer = answer_head(said[0], (*JSON_HEADERS, *more), len(text)) + text
+            if len(self._refusals) >= MAX_REFUSALS:
+                self._refusals.clear()
+            self._refusals[said] = answer
+        request.respond_with(answer, ())
 
     def _region(self, request: Request, found: re.Match[str]) -> None:
         self.server.regions.check_on()
@@ -205,10 +226,3 @@ def _json(request: Request, value: Any, status: int = 200) -> None:
 def answer_error(request: Request, status: int, message: str, more: Headers = ()) -> None:
     """Answers with a status and a sentence, as JSON."""
     request.respond(status, (*JSON_HEADERS, *more), orjson.dumps({"error": message}))
-
-
-def _refused(request: Request, result: Result) -> None:
-    more: Headers = ()
-    if result.status in (429, 503):
-        more = ((b"retry-after", b"%d" % max(1, round(result.retry_s + 0.5))),)
-    answer_error(request, result.status, result.message, more)

@@ -98,6 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self.n_claimed_bytes = 0  # of the owner's n_arriving_bytes
         self.unread_since_s: float | None = None  # since when the client has left answers unread
         self.n_unread_bytes = self.n_since_unread = 0
+        self.paused = False  # nothing is read, until answers have gone
         self.broken = False
         self.lingering = False  # after an error: what still comes is thrown away, so that the answer can be read
 
@@ -124,14 +125,19 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self.unread_since_s, self.n_since_unread = monotonic(), 0
         self.n_unread_bytes = self.transport.get_write_buffer_size()
-        self.transport.pause_reading()
+        self._pause()
 
     def resume_writing(self) -> None:
         self.unread_since_s = None
         self._read_on()
 
+    def _pause(self) -> None:
+        self.paused = True
+        self.transport.pause_reading()
+
     def _read_on(self) -> None:
-        if self.unread_since_s is None and len(self.waiting) < self.limits.max_pipelined:
+        if self.paused and self.unread_since_s is None and len(self.waiting) < self.limits.max_pipelined:
+            self.paused = False
             self.transport.resume_reading()
 
     def is_last(self, request: Request) -> bool:
@@ -179,17 +185,14 @@ class Connection(asyncio.BufferedProtocol):
         """Whether this was one whole request that begins like the last one: clients repeat themselves byte for byte, and then
         the parser would find what it found before."""
         known, owner = self.known_head, self.owner
-        if known is None or known.n_bytes != nbytes or owner.received_bytes[: len(known.raw)] != known.raw:
+        if known is None or known.n_bytes != nbytes or not owner.received_bytes.startswith(known.raw):
             return False
         request = Request(self)
         request.method, request.target, request.headers = known.method, known.target, known.headers
         request.keep_alive = not owner.draining
-        request._body += owner.received[len(known.raw) : nbytes]
-        request.n_body = nbytes - len(known.raw)
-        self.waiting.append(request)
-        if len(self.waiting) >= self.limits.max_pipelined:
-            self.transport.pause_reading()
-        owner.handler(request)
+        n_head = len(known.raw)
+        request._body, request.n_body = owner.received_bytes[n_head:nbytes], nbytes - n_head
+        self._take_in(request)
         return True
 
     def _feed(self, nbytes: int) -> None:
@@ -292,33 +295,36 @@ class Connection(asyncio.BufferedProtocol):
         if encoding is not None:
             request._body = bytearray(inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
             request.n_body = len(request._body)
+        self._take_in(request)
+
+    def _take_in(self, request: Request) -> None:
         self.waiting.append(request)
         if len(self.waiting) >= self.limits.max_pipelined:
-            self.transport.pause_reading()
+            self._pause()
         self.owner.handler(request)
 
     def flush(self) -> None:
         """Writes the answers that are due."""
-        ready = []
-        while self.waiting and self.waiting[0].answer is not None:
-            request = self.waiting.popleft()
-            assert request.answer is not None
-            ready.append(request.answer)
+        ready, waiting, transport = [], self.waiting, self.transport
+        while waiting and (answer := waiting[0].answer) is not None:
+            request = waiting.popleft()
+            ready.append(answer)
             if LARGE_BODY_BYTES <= len(request._body) <= MAX_SPARE_BYTES:
                 self.spare = request._body
             if not request.keep_alive:
-                self.waiting.clear()
+                waiting.clear()
                 self.broken = True
-        if self.transport is None or self.transport.is_closing():
+        if transport is None or transport.is_closing():
             return
         if ready:
-            self.transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+            transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self.since_s = monotonic()
-            self._read_on()
-        if self.lingering or (self.owner.draining and not self.waiting):
+            if self.paused:
+                self._read_on()
+        if self.lingering or (self.owner.draining and not waiting):
             self._linger()
         elif self.broken:
-            self.transport.close()
+            transport.close()
 
     def _linger(self) -> None:
         """Sends no more, and throws away what still comes until the client has closed: with a plain close, bytes that were not

@@ -55,11 +55,21 @@ class Wanted:
     extent: Extent | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request was told that it would be too late, and so would each be that looks the same and comes before until_s, unless a batch
+    ends or the queue changes before. n_changes: of those, until then."""
+
+    n_changes: int
+    until_s: float
+
+
 @dataclass(slots=True)
 class Header:
     """All of a request but its tensors' bytes; clients send the same one again and again. kind: the shapes of the model's
     inputs without rows. timeout_s: how long the sender will wait; 0 when it did not say. answers: heads of answers by the
-    shapes in them, kept for the next request that looks the same. shared_bytes: of inputs in shared memory."""
+    shapes in them, kept for the next request that looks the same. shared_bytes: of inputs in shared memory. refused: when such a
+    request was told last that it would be too late."""
 
     id: str
     given: tuple[Given, ...]
@@ -73,6 +83,7 @@ class Header:
     shared_bytes: int
     in_shared: bool  # whether an input or output is in shared memory
     answers: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
+    refused: Refused | None = None
 
 
 @dataclass(slots=True)
@@ -103,14 +114,12 @@ class Decoder:
         self.batchable, self.max_rows = batchable, max_rows
         self._headers: OrderedDict[bytes, Header] = OrderedDict()
 
-    def ask(self, body: memoryview, header_bytes: int | None) -> Ask:
-        """The request in a body. header_bytes: of the JSON when binary tensors follow it, None when all is JSON.
+    def header_of(self, body: memoryview, header_bytes: int) -> Header:
+        """The header of the request in a body, whose JSON has so many bytes.
 
         Raises RequestError naming the field and what was expected.
         """
-        if header_bytes is None:
-            header_bytes = len(body)
-        elif header_bytes > min(len(body), MAX_HEADER_BYTES):
+        if header_bytes > min(len(body), MAX_HEADER_BYTES):
             raise RequestError(
                 400, f"Inference-Header-Content-Length {header_bytes} exceeds the body or {MAX_HEADER_BYTES}"
             )
@@ -122,6 +131,13 @@ class Decoder:
                 self._headers[raw] = header
                 if len(self._headers) > CACHED_HEADERS:
                     self._headers.popitem(last=False)
+        return header
+
+    def ask(self, header: Header, body: memoryview, header_bytes: int) -> Ask:
+        """The request in a body that begins with this header.
+
+        Raises RequestError as `header_of`.
+        """
         if header_bytes + header.n_binary != len(body):
             raise RequestError(
                 400,

@@ -18,6 +18,7 @@ from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.cores import cpus_for
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.oip import Header, Refused
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.shared_memory import ClientRegions
@@ -155,8 +156,25 @@ class Server:
             served.queue.counts["accepted"] += 1
             served.queue.end(job, Result(End.REJECTED, message=text, status=503, retry_s=1.0))
             return
-        if self.dispatcher.offer(served.queue, job, job.arrived_s):
+        queue = served.queue
+        if self.dispatcher.offer(queue, job, job.arrived_s):
             self._pump_soon()
+        elif queue.n_running:  # so that something will change
+            job.payload.header.refused = Refused(self.dispatcher.n_ended + queue.n_changes, queue.late_until_s)
+
+    def refused_again(self, served: ServedModel, header: Header, now_s: float) -> Result | None:
+        """What a request is told that looks like one that was just refused, when it would be refused for the same reason; None when
+        that is not certain. Under overload nearly all are told so, at a third of the cost."""
+        refused, queue = header.refused, served.queue
+        if (
+            refused is None
+            or now_s >= refused.until_s
+            or refused.n_changes != self.dispatcher.n_ended + queue.n_changes
+        ):
+            return None
+        if self.draining or not served.ready:
+            return None
+        return queue.refuse(refused.until_s - now_s, now_s)
 
     def _pump_soon(self) -> None:
         """After the other requests of this turn of the loop have been read."""

@@ -1,0 +1,95 @@
+"""Under overload a request that looks like one just refused is refused without being looked at: only when it would be refused anyway."""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jouleflow.policy.batch import Table
+from jouleflow.policy.job import End, Job, Result
+from jouleflow.policy.queue import ModelQueue
+from jouleflow.serve.oip import Header
+from jouleflow.serve.server import Server, ServerSettings, open_server
+
+SLO_S, ROW_S = 0.05, 0.003
+
+
+def a_header(n_rows: int, timeout_s: float) -> Header:
+    return Header("", (), (), timeout_s, 5, n_rows, ((4,),), (0,), 0, 0, False)
+
+
+def a_queue(server: Server, name: str) -> ModelQueue:
+    queue = ModelQueue(Table(), 16, 2, SLO_S, 512, 1 << 30)
+    for n in (1, 4, 16):
+        queue.latencies.start_from(n, ROW_S * n)
+    server.dispatcher.queues[name] = queue
+    return queue
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_would_have_been_refused_anyway(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    server = open_server(tmp_path, ServerSettings(n_cores=2))
+    models = {name: a_queue(server, name) for name in ("one", "other")}
+    served: dict[str, Any] = {n: SimpleNamespace(queue=q, ready=True) for n, q in models.items()}
+    server._pump_soon = lambda: None  # type: ignore[method-assign]
+    headers = {n: [a_header(int(r), t) for r, t in ((1, 0.0), (3, 0.0), (1, 0.02))] for n in models}
+    now_s, n_again = 1.0, 0
+    for _ in range(6000):
+        now_s += float(random.exponential(1.5e-4))
+        for start in [s for s in server.dispatcher.running if s.ends_s * random.uniform(0.9999, 1.0001) <= now_s]:
+            start.queue.batch_ended(start.batch, start.n_rows, start.started_s, now_s)
+            server.dispatcher.ended(start)
+            for job in start.batch:
+                start.queue.end(job, Result(End.COMPLETED))
+        while server.dispatcher.next(now_s) is not None:
+            pass
+        name = str(random.choice(list(models)))
+        header = headers[name][random.integers(3)]
+        limit_s = min(header.timeout_s or inf, SLO_S)
+        job = Job(
+            SimpleNamespace(header=header), 16, header.n_rows, header.kind, now_s, now_s + limit_s, 5, print_nothing
+        )
+        before = models[name].counts.copy()
+        again = server.refused_again(served[name], header, now_s)
+        if again is None:
+            assert models[name].counts == before
+            server.offer(served[name], job)
+            continue
+        n_again += 1
+        assert (again.end, again.status) == (End.REJECTED, 503)
+        assert again.retry_s > 0
+        assert models[name].counts - before == {"accepted": 1, "rejected": 1}
+        let_in = server.dispatcher.offer(models[name], job, now_s)
+        assert not let_in or again.retry_s < 1e-4, "the limit drifts back, but no further than that"
+    assert n_again > 1500
+    for queue in models.values():
+        assert queue.counts["completed"] > 50
+
+
+def print_nothing(result: Result) -> None:
+    pass
+
+
+def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
+    server = open_server(tmp_path, ServerSettings(n_cores=1))
+    queue, header = a_queue(server, "one"), a_header(16, 0.0)
+    served: Any = SimpleNamespace(queue=queue, ready=True)
+    server._pump_soon = lambda: None  # type: ignore[method-assign]
+    said: list[Result] = []
+    for k in range(3):
+        now_s = 1.0 + k * 1e-4
+        server.offer(served, Job(SimpleNamespace(header=header), 16, 16, ((4,),), now_s, now_s + SLO_S, 5, said.append))
+        server.dispatcher.next(now_s)
+    assert [r.status for r in said] == [503, 503]
+    assert server.refused_again(served, header, 1.001) is not None
+    assert server.refused_again(served, a_header(16, 0.0), 1.001) is None, "another header was not refused yet"
+    served.ready = False
+    assert server.refused_again(served, header, 1.001) is None
+    served.ready, server.draining = True, True
+    assert server.refused_again(served, header, 1.001) is None
