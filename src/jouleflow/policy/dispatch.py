@@ -119,7 +119,7 @@ class Dispatcher:
     def offer(self, queue: ModelQueue, job: Job, now_s: float) -> bool:
         """Takes a job in, or ends it as rejected at once."""
         free_s = 0.0
-        if len(self.running) >= self.n_cores:
+        if len(self.running) >= self.n_cores and job.deadline_s < inf:
             free_s = max(min([start.ends_s for start in self.running]) - now_s, 0.0)
         return queue.offer(job, now_s, self.n_cores, free_s)
 

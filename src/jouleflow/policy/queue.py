@@ -154,15 +154,36 @@ class ModelQueue:
 
     def take(self, head: Job, n_rows: int, now_s: float) -> list[Job]:
         """Jobs of one kind for a batch of at most n_rows, the head among them whatever its size."""
+        if self._kinds[head.kind].n_rows <= n_rows:
+            return self._take_all(head.kind, now_s)
         batch: list[Job] = []
         name, rows = head.kind, 0
-        while (kind := self._kinds.get(name)) and (not batch or rows + kind.jobs[0][1].n_rows <= n_rows):
-            job = self._pop(name)
+        while kind := self._kinds.get(name):
+            job = kind.jobs[0][1]
+            if job.cancelled or job.deadline_s <= now_s:
+                self._drop(self._pop(name), now_s)
+            elif batch and rows + job.n_rows > n_rows:
+                break
+            else:
+                batch.append(self._pop(name))
+                rows += job.n_rows
+        return batch
+
+    def _take_all(self, name: Kind, now_s: float) -> list[Job]:
+        """All that wait of a kind, at once: it is what happens most, and takes half the time."""
+        kind = self._kinds.pop(name)
+        self.n_changes += 1
+        self.n_jobs -= len(kind.jobs)
+        self.n_rows -= kind.n_rows
+        batch: list[Job] = []
+        for _, job in sorted(kind.jobs):
+            self.n_bytes -= job.size_bytes
             if job.cancelled or job.deadline_s <= now_s:
                 self._drop(job, now_s)
             else:
                 batch.append(job)
-                rows += job.n_rows
+        if not self.n_jobs:
+            self._last_key = None
         return batch
 
     def _pop(self, name: Kind) -> Job:
@@ -230,7 +251,8 @@ class ModelQueue:
         self._last_end_s = now_s
         n_late = sum([j.deadline_s < now_s for j in batch])
         for job in batch:
-            self.admission.ended(job, now_s)
+            if job.nearly_refused:
+                self.admission.ended(job, now_s)
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf, prod
 from time import monotonic, time
 from typing import Any
@@ -153,16 +154,15 @@ class ServedModel:
                 Result(End.FAILED, message=answer.error, status=status, queue_s=started_s - job.arrived_s)
                 for job in batch
             ]
-        outputs, row, results = {p.name: p for p in answer.outputs}, 0, []
+        outputs, row, results = {p.name: _Output.of(whole, p, start.n_rows) for p in answer.outputs}, 0, []
         for job in batch:
             waited_s = started_s - job.arrived_s
             try:
                 if job.payload.shared is not None:
-                    values = self._shared_values(whole, outputs, row, job, start.n_rows)
+                    values = self._shared_values(outputs, row, job)
                 else:
-                    wanted = job.payload.header.wanted
-                    values = [self._rows(whole, outputs[w.name], row, job.n_rows, start.n_rows) for w in wanted]
-                result = Result(End.COMPLETED, values, queue_s=waited_s, compute_s=seconds)
+                    values = [self._rows(outputs[w.name], row, job.n_rows) for w in job.payload.header.wanted]
+                result = Result(End.COMPLETED, values, "", 200, waited_s, seconds)
                 tally.queue_s += waited_s
                 tally.compute_s += seconds
                 tally.latencies.recent_s.append(waited_s + seconds)
@@ -175,7 +175,7 @@ class ServedModel:
         return results
 
     def _shared_values(
-        self, memory: memoryview, outputs: dict[str, Piece], first: int, job: Job, of: int
+        self, outputs: dict[str, _Output], first: int, job: Job
     ) -> list[tuple[str, tuple[int, ...], bytes]]:
         """The outputs of a job that has something in shared memory. Those that go there are written, and have no bytes here; nothing
         is written for a sender that has gone: it may use its memory for something else."""
@@ -184,32 +184,50 @@ class ServedModel:
             raise RequestError(400, shared.error)
         values = []
         for want in job.payload.header.wanted:
-            piece = outputs[want.name]
+            output = outputs[want.name]
             if want.name not in shared.sinks:
-                values.append(self._rows(memory, piece, first, job.n_rows, of))
+                values.append(self._rows(output, first, job.n_rows))
                 continue
-            datatype, shape, raw = self._rows(memory, piece, first, job.n_rows, of, memoryview)
+            datatype, shape, raw = self._rows(output, first, job.n_rows, memoryview)
             if not job.cancelled:
                 shared.sinks[want.name].write(raw)
             values.append((datatype, shape, b""))
         return values
 
     def _rows(
-        self, memory: memoryview, piece: Piece, first: int, n: int, of: int, take: Callable[[memoryview], Any] = bytes
+        self, output: _Output, first: int, n: int, take: Callable[[memoryview], Any] = bytes
     ) -> tuple[str, tuple[int, ...], Any]:
         """The rows of one job in an output of the batch. take: `bytes` copies them, `memoryview` does not."""
-        raw = memory[piece.offset : piece.offset + piece.size_bytes]
-        if not self.batchable or n == of:
-            return piece.datatype, piece.shape, take(raw)
-        if not piece.shape or piece.shape[0] != of:
+        shape, raw, size = output.shape, output.raw, output.row_bytes
+        if not self.batchable or n == output.n_rows:
+            return output.datatype, shape, take(raw)
+        if size is not None:
+            return output.datatype, (n, *shape[1:]), take(raw[first * size : (first + n) * size])
+        if not shape or shape[0] != output.n_rows:
             raise ValueError(
-                f"output {piece.name!r} has shape {list(piece.shape)} for a batch of {of}: set max_batch = 1"
+                f"output {output.name!r} has shape {list(shape)} for a batch of {output.n_rows}: set max_batch = 1"
             )
-        shape = (n, *piece.shape[1:])
-        if piece.datatype == "BYTES":
-            return "BYTES", shape, encode_strings(decode_strings(raw, piece.shape)[first : first + n])
-        size = prod(piece.shape[1:]) * NUMPY[piece.datatype].itemsize
-        return piece.datatype, shape, take(raw[first * size : (first + n) * size])
+        return "BYTES", (n, *shape[1:]), encode_strings(decode_strings(raw, shape)[first : first + n])
+
+
+@dataclass(slots=True)
+class _Output:
+    """An output of a batch. row_bytes: None when its bytes cannot be cut into rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    raw: memoryview
+    n_rows: int
+    row_bytes: int | None
+
+    @classmethod
+    def of(cls, memory: memoryview, piece: Piece, n_rows: int) -> _Output:
+        shape, size = piece.shape, piece.size_bytes
+        row_bytes = None
+        if piece.datatype in NUMPY and shape[:1] == (n_rows,):
+            row_bytes = prod(shape[1:]) * NUMPY[piece.datatype].itemsize
+        return cls(piece.name, piece.datatype, shape, memory[piece.offset : piece.offset + size], n_rows, row_bytes)
 
 
 def _read(span: Span, memory: memoryview, shared: Shared) -> None:
