@@ -3,8 +3,8 @@
 python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--rounds 3] [--peers mosec,litserve,...]
 
 Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
-ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 32 requests in flight for
-throughput; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
+ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16, 32 and 128 requests in flight, of which
+the best is its throughput at saturation; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. jouleflow and the fastest peer take turns, three rounds each, and medians are kept: neighbours of a machine
 make it faster in some minutes than in others. The client's own CPU time is counted and printed: it shares the
 cores.
@@ -40,7 +40,8 @@ OUT = ROOT / "jouleflow-out" / "peers"
 RAW, SHARED = "raw", "jouleflow_shared_memory"
 HERE = Path(__file__).parent / "peer_servers"
 FASTEST = "mosec"  # of the peers; it is close
-PORT, IN_FLIGHT = 8770, 32  # so that a full batch waits while each worker runs one
+PORT = 8770
+IN_FLIGHT = (16, 32, 128)  # requests; a server is saturated by the number that it does most with
 PACKAGES = {
     "mosec": ["mosec"],
     "litserve": ["litserve"],
@@ -211,13 +212,18 @@ def ready_request(server: Server, name: str, x: np.ndarray) -> Iterator[bytes]:
         yield infer_request(name, {"x": x}, extents=extents[0])
 
 
-def closed(request: bytes, seconds: float) -> Any:
-    return uvloop.run(closed_loop("127.0.0.1", PORT, [request], IN_FLIGHT, seconds, 1.0))
+def saturated(request: bytes, seconds: float) -> dict[str, Any]:
+    """The closed loop in which the server does most, and all of them by the requests in flight."""
+    by_in_flight = {
+        n: measured(lambda n=n: uvloop.run(closed_loop("127.0.0.1", PORT, [request], n, seconds, 1.0)))
+        for n in IN_FLIGHT
+    }
+    return {**max(by_in_flight.values(), key=lambda row: row["infer_per_s"]), "by_in_flight": by_in_flight}
 
 
-def measured(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
+def measured(work: Callable[[], Any]) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF)
-    answers = work(*given)
+    answers = work()
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     keys = ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")
@@ -237,7 +243,7 @@ def one_round(
     server = Server(peer, name, models, PORT)
     try:
         with ready_request(server, name, x) as request:
-            row = measured(closed, request, seconds)
+            row = saturated(request, seconds)
             rate_hz = 0.8 * row["infer_per_s"]
             row["at_80_percent"] = {"rate_hz": rate_hz, **at_rate(PORT, request, rate_hz, seconds)}
             row["at_rates"] = {other: at_rate(PORT, request, hz, seconds) for other, hz in rates_hz.items()}
