@@ -12,6 +12,7 @@ import pytest
 from jouleflow.errors import InputError
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.oip import MAX_HEADER_BYTES
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 
@@ -357,3 +358,15 @@ def test_large_bodies_on_one_connection(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", server.port)) as s:  # gives up in the middle
             s.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + bytes(70_000))
         assert server.ask("GET", "/v2/health/ready")[0] == 200
+
+
+def test_only_the_json_before_binary_tensors_is_bounded(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path) as server:
+        long = json.dumps(ASK).encode() + b" " * MAX_HEADER_BYTES
+        status, _, content = server.ask("POST", INFER, long)
+        assert status == 200
+        assert json.loads(content)["outputs"][0]["data"] == (2 * X + 1).ravel().tolist()
+        status, _, content = server.ask("POST", INFER, long, inference_header_content_length=str(len(long)))
+        assert status == 400
+        assert b"Inference-Header-Content-Length" in content

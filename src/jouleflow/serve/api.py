@@ -130,8 +130,7 @@ class Api:
         given = request.headers.get(LENGTH)
         if given is not None and not given.isdigit():
             raise RequestError(400, "Inference-Header-Content-Length must be a number")
-        body = request.body
-        header_bytes = len(body) if given is None else int(given)
+        body, header_bytes = request.body, None if given is None else int(given)
         header, now_s = served.decoder.header_of(body, header_bytes), monotonic()
         again = self.server.refused_again(served, header, now_s)
         if again is not None:

@@ -114,12 +114,12 @@ class Decoder:
         self.batchable, self.max_rows = batchable, max_rows
         self._headers: OrderedDict[bytes, Header] = OrderedDict()
 
-    def header_of(self, body: memoryview, header_bytes: int) -> Header:
-        """The header of the request in a body, whose JSON has so many bytes.
+    def header_of(self, body: memoryview, header_bytes: int | None) -> Header:
+        """The header of the request in a body. header_bytes: of the JSON when binary tensors follow it, None when all is JSON.
 
         Raises RequestError naming the field and what was expected.
         """
-        if header_bytes > min(len(body), MAX_HEADER_BYTES):
+        if header_bytes is not None and header_bytes > min(len(body), MAX_HEADER_BYTES):
             raise RequestError(
                 400, f"Inference-Header-Content-Length {header_bytes} exceeds the body or {MAX_HEADER_BYTES}"
             )
@@ -133,11 +133,13 @@ class Decoder:
                     self._headers.popitem(last=False)
         return header
 
-    def ask(self, header: Header, body: memoryview, header_bytes: int) -> Ask:
-        """The request in a body that begins with this header.
+    def ask(self, header: Header, body: memoryview, header_bytes: int | None) -> Ask:
+        """The request in a body of that header. header_bytes: as `header_of`.
 
-        Raises RequestError as `header_of`.
+        Raises RequestError.
         """
+        if header_bytes is None:
+            header_bytes = len(body)
         if header_bytes + header.n_binary != len(body):
             raise RequestError(
                 400,
