@@ -27,7 +27,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_sizes_alone_and_twice_then_random_sets(tmp_path: Path) -> None:
-    found = run(tmp_path, tmp_path / "cache", 0.3)
+    found = run(tmp_path, tmp_path / "cache", 60.0)  # far more than it takes until all sets have been seen
     assert {(c.models, c.rows) for c in found.cells} >= {
         ((m,) * k, (n,) * k) for m in "ab" for n in (1, 2, 4) for k in (1, 2)
     }
