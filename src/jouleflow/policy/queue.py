@@ -68,9 +68,8 @@ class ModelQueue:
         if job.deadline_s < inf:
             late_s = self.admission.late_s(job, self._expected_s(job, n_cores, core_free_s), now_s)
             if late_s > 0 and not self._tries(job, now_s):
-                last = (
-                    self._last_key is None or job.key > self._last_key
-                )  # else how many are before it depends on when it comes
+                # of one that would not go last, how many go before it depends on when it comes
+                last = self._last_key is None or job.key > self._last_key
                 self.late_until_s = now_s + late_s / (1 + BACK_FRAC) if last else -inf
                 self.end(job, _too_late(late_s))
                 return False

@@ -164,7 +164,7 @@ class Server:
 
     def refused_again(self, served: ServedModel, header: Header, now_s: float) -> Result | None:
         """What a request is told that looks like one that was just refused, when it would be refused for the same reason; None when
-        that is not certain. Under overload nearly all are told so, at a third of the cost."""
+        that is not certain. Under overload most are told so, for half of what it costs to look."""
         refused, queue = header.refused, served.queue
         if (
             refused is None
