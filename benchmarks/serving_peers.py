@@ -3,7 +3,7 @@
 python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--rounds 3] [--peers mosec,litserve,...]
 
 Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
-ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16, 32 and 128 requests in flight, of which
+ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16, 32, 64 and 128 requests in flight, of which
 the best is its throughput at saturation; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. jouleflow and the fastest peer take turns, three rounds each, and medians are kept: neighbours of a machine
 make it faster in some minutes than in others. The client's own CPU time is counted and printed: it shares the
@@ -41,7 +41,7 @@ RAW, SHARED = "raw", "jouleflow_shared_memory"
 HERE = Path(__file__).parent / "peer_servers"
 FASTEST = "mosec"  # of the peers; it is close
 PORT = 8770
-IN_FLIGHT = (16, 32, 128)  # requests; a server is saturated by the number that it does most with
+IN_FLIGHT = (16, 32, 64, 128)  # requests; a server is saturated by the number that it does most with
 PACKAGES = {
     "mosec": ["mosec"],
     "litserve": ["litserve"],

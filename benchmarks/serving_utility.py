@@ -4,7 +4,7 @@ python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1]
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
-of its own that is idle meanwhile. The profile that simulated figures come from is measured anew before each trace, and its times
+of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. The profile that simulated figures come from is measured anew before each trace, and its times
 are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then. The
 oracle is the best of fixed choices for the arrivals as they came. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told.
@@ -54,6 +54,7 @@ TRACES = {
     "azure_conv": "azure_llm_conv_first_half.csv",
 }
 RATES_HZ = (30.0, 100.0)  # of each model
+AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
 RIVALS = ("delay", "aimd", "deeprt")
 
 
@@ -209,11 +210,12 @@ def main() -> None:
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
                     row_s = []
-                    for k in range(len(servers)):
+                    for k in range(len(servers) + N_AGAIN if servers else 0):
                         policy = list(servers)[(k + turn) % len(servers)]
                         row_s.append(probe.row_s())
                         got = measured(servers[policy], times, a.seconds)
-                        rows.append({**case, "how": "measured", "policy": policy, **got})
+                        how = "measured" if k < len(servers) else AGAIN
+                        rows.append({**case, "how": how, "policy": policy, **got})
                     interference = fit_interference(profiles[box].cells)
                     with_oracle = seed < a.oracle and box == "six"
                     slower = float(np.mean(row_s)) / profiled_row_s if row_s else 1.0
