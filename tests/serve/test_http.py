@@ -370,3 +370,83 @@ def test_only_the_json_before_binary_tensors_is_bounded(tmp_path: Path) -> None:
         status, _, content = server.ask("POST", INFER, long, inference_header_content_length=str(len(long)))
         assert status == 400
         assert b"Inference-Header-Content-Length" in content
+
+
+def plain(body: bytes, *lines: str) -> bytes:
+    """A request to infer, as bytes."""
+    head = [f"POST {INFER} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+def everything(s: socket.socket) -> bytes:
+    """What comes until the server closes."""
+    s.settimeout(10)
+    text = b""
+    while piece := s.recv(65536):
+        text += piece
+    return text
+
+
+@pytest.mark.parametrize("after", [b"\x00 what is this\r\n\r\n", plain(b"{}", "Content-Length: 7")])
+def test_what_is_due_is_answered_before_an_error(server: Running, after: bytes) -> None:
+    """The request before the error is not yet answered when that comes; others are in its batch."""
+    good, others = json.dumps({**ASK, "id": "first"}).encode(), []
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        for _ in range(3):
+            others.append(socket.create_connection(("127.0.0.1", server.port)))
+            others[-1].sendall(plain(json.dumps(ASK).encode(), "Connection: close"))
+        s.sendall(plain(good) + after)
+        text = everything(s)
+    assert text.startswith(b"HTTP/1.1 200")
+    assert text.count(b"HTTP/1.1 ") == 2
+    assert b'"id":"first"' in text.partition(b"HTTP/1.1 400")[0]
+    for other in others:
+        assert everything(other).startswith(b"HTTP/1.1 200")
+        other.close()
+    counts = server.app.server.find("double").tally.counts
+    assert counts["accepted"] == sum(counts[end] for end in ("completed", "rejected", "expired", "cancelled", "failed"))
+
+
+@pytest.mark.parametrize("n_first", [10, 160, 10_000])
+def test_an_offer_to_speak_another_protocol_is_passed_over(server: Running, n_first: int) -> None:
+    raw = json.dumps(ASK).encode()
+    asked = plain(raw, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    twice = asked + plain(raw, "Connection: close")
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.sendall(twice[:n_first])
+        server.inside(lambda: None)
+        s.sendall(twice[n_first:])
+        text = everything(s)
+    assert text.count(b"HTTP/1.1 200") == text.count(b"HTTP/1.1 ") == 2
+
+
+def test_a_connection_that_says_nothing_holds_nothing(server: Running) -> None:
+    raw = json.dumps({**ASK, "parameters": {"padding": "x" * 100_000}}).encode()
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        for request in (plain(raw), plain(json.dumps(ASK).encode())):
+            s.sendall(request)
+            assert s.recv(65536).startswith(b"HTTP/1.1 200")
+            held = server.inside(
+                lambda: [(c.last_request, c.now, len(c.waiting)) for _, cs in server.app._listeners for c in cs.open]
+            )
+            assert held == [(None, None, 0)] * len(held)
+
+
+def test_a_length_of_many_digits_is_told_so(server: Running) -> None:
+    status, _, body = server.ask("POST", INFER, ASK, inference_header_content_length="1" * 5000)
+    assert status == 400
+    assert b"digits" in body
+
+
+def test_an_index_does_not_make_the_server_unready(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    admin = AppSettings(http="127.0.0.1:0", admin="127.0.0.1:0", admin_token="secret")
+    with serving(tmp_path, settings=admin) as running:
+        affine(tmp_path / "half" / "a.onnx")
+        affine(tmp_path / "half" / "b.onnx")
+        port = running.app.ports["admin"]
+        rows = json.loads(running.ask("POST", "/v2/repository/index", port=port, authorization="Bearer secret")[2])
+        assert {row["name"]: row["state"] for row in rows} == {"double": "READY", "half": "UNAVAILABLE"}
+        assert next(row["reason"] for row in rows if row["name"] == "half") not in ("", "unloaded")
+        assert running.ask("GET", "/v2/health/ready")[0] == 200

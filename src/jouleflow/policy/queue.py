@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Callable
 from math import inf
@@ -237,7 +238,10 @@ class ModelQueue:
     def end(self, job: Job, result: Result) -> None:
         """Ends a job."""
         self.counts[result.end.value] += 1
-        job.done(result)
+        try:
+            job.done(result)
+        except Exception:  # one answer that cannot be given must not keep the others of its batch back
+            logging.exception("an answer could not be given")
 
     def batch_ended(self, batch: list[Job], n_rows: int, started_s: float, now_s: float) -> None:
         """Learns from a batch that was answered."""

@@ -211,9 +211,11 @@ class ModelProcess:
         self._reap()
         self._close()
         waiting, self._waiting = self._waiting, {}
-        for done in waiting.values():
-            done(Answer(error=why))
-        self.on_death()
+        try:
+            for done in waiting.values():
+                done(Answer(error=why))
+        finally:
+            self.on_death()  # whoever starts it again must hear of it
 
     def _reap(self) -> None:
         """Lets the system forget the process, which may take a while to give its memory back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 
 import numpy as np
@@ -79,9 +80,13 @@ def decode_strings(raw: bytes | memoryview, shape: Sequence[int]) -> NDArray[np.
 
     Raises ValueError when the bytes are not as many strings as the shape says.
     """
-    values = list(_strings(bytes(raw)))
-    if len(values) != prod(shape):
-        raise ValueError(f"{len(values)} strings, but shape {list(shape)} needs {prod(shape)}")
+    n = prod(shape)
+    if len(raw) < 4 * n:
+        raise ValueError(f"{len(raw)} bytes are too few for the {n} strings of shape {list(shape)}")
+    values = list(islice(_strings(bytes(raw)), n + 1))  # millions of empty ones are not read to be refused
+    if len(values) != n:
+        found = f"only {len(values)}" if len(values) < n else "more"
+        raise ValueError(f"{found} strings, but shape {list(shape)} needs {n}")
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array.reshape(tuple(shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
 from time import monotonic
@@ -29,7 +30,7 @@ MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready|st
 CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
-MAX_KNOWN, MAX_ANSWERS, MAX_REFUSALS = 64, 8, 256
+MAX_KNOWN, MAX_ANSWERS, MAX_REFUSALS, MAX_DIGITS = 64, 8, 256, 10
 
 
 class WrongMethod(RequestError):
@@ -64,6 +65,10 @@ class Api:
             answer_error(request, 400, str(error))
         except KeyError as error:
             answer_error(request, 404, str(error.args[0]))
+        except Exception:
+            logging.exception("a request could not be answered")
+            if request.answer is None:
+                answer_error(request, 500, "the server failed at this request")
 
     def _route(self, request: Request) -> None:
         named = self._targets.get(request.target)
@@ -128,8 +133,8 @@ class Api:
     def _infer(self, request: Request, name: str, version: str | None) -> None:
         served = self.server.find(name, version)
         given = request.headers.get(LENGTH)
-        if given is not None and not given.isdigit():
-            raise RequestError(400, "Inference-Header-Content-Length must be a number")
+        if given is not None and not (given.isdigit() and len(given) <= MAX_DIGITS):
+            raise RequestError(400, f"Inference-Header-Content-Length must be a number of at most {MAX_DIGITS} digits")
         body, header_bytes = request.body, None if given is None else int(given)
         header, now_s = served.decoder.header_of(body, header_bytes), monotonic()
         again = self.server.refused_again(served, header, now_s)

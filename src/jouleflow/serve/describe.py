@@ -110,11 +110,12 @@ def index(server: Server, ready_only: bool) -> list[dict[str, str]]:
                 {"name": name, "version": served.spec.version, "state": state, "reason": server.problems.get(name, "")}
             )
             continue
+        version, reason = "", server.problems.get(name, "unloaded")
         try:
             version = server.repository.find(name).version
         except InputError as error:
-            version, server.problems[name] = "", str(error)
-        rows.append(
-            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": server.problems.get(name, "unloaded")}
-        )
+            reason = str(error)
+        except OSError as error:
+            reason = f"it cannot be read: {error.strerror}"
+        rows.append({"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason})
     return [row for row in rows if row["state"] == "READY" or not ready_only]

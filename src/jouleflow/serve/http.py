@@ -101,6 +101,8 @@ class Connection(asyncio.BufferedProtocol):
         self.paused = False  # nothing is read, until answers have gone
         self.broken = False
         self.lingering = False  # after an error: what still comes is thrown away, so that the answer can be read
+        self.finished = False  # nothing more is written
+        self.passing_over = False  # an offer to speak another protocol
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -175,11 +177,13 @@ class Connection(asyncio.BufferedProtocol):
             if self.n_missing == 0:
                 self.parser = httptools.HttpRequestParser(self)  # the old one waits for the body still
                 self._guarded(self.on_message_complete)
-            return
-        if request is None and not self._same_head_again(nbytes):
-            self._guarded(self._feed, nbytes)
         elif request is not None:
-            self._guarded(self.parser.feed_data, self.owner.received[:nbytes])
+            self._guarded(self._parse, self.owner.received[:nbytes])
+        elif self._same_head_again(nbytes):
+            return
+        else:
+            self._guarded(self._feed, nbytes)
+        self.last_request = None  # with its body and its answer, which nobody needs while the client says nothing
 
     def _same_head_again(self, nbytes: int) -> bool:
         """Whether this was one whole request that begins like the last one: clients repeat themselves byte for byte, and then
@@ -200,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
         n_before = len(self.waiting)
         self.n_requests = 0
         received = self.owner.received_bytes
-        self.parser.feed_data(self.owner.received[:nbytes])
+        self._parse(self.owner.received[:nbytes])
         if self.n_requests != 1 or self.now is not None or self.n_missing:
             return
         head = self.last_request
@@ -211,13 +215,32 @@ class Connection(asyncio.BufferedProtocol):
             raw = bytes(received[:end])
             self.known_head = _Head(raw, nbytes, head.method, head.target, head.headers)
 
+    def _parse(self, data: memoryview) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stopped:
+            self._pass_over(data[stopped.args[0] :])
+
+    def _pass_over(self, rest: memoryview) -> None:
+        """Goes on with a request that offers to speak another protocol: nobody need take that up (RFC 9110, section 7.8), but the
+        parser stops at its head."""
+        request, self.passing_over = self.now, False
+        assert request is not None
+        self.parser = httptools.HttpRequestParser(self)
+        n = min(len(rest), self.n_missing)
+        request._body[:n] = rest[:n]
+        request.n_body = n
+        self.n_missing -= n
+        if not self.n_missing:
+            self.on_message_complete()
+            if n < len(rest):
+                self._parse(rest[n:])
+
     def _guarded(self, work: Callable[..., Any], *arguments: Any) -> None:
         try:
             work(*arguments)
         except HttpError as error:
             self._fail(error)
-        except httptools.HttpParserUpgrade:
-            self._fail(HttpError(400, "protocol upgrades are not offered"))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._fail(cause if isinstance(cause, HttpError) else HttpError(400, "bad request"))
@@ -265,6 +288,12 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 request._body = bytearray(n_declared)
             self.n_missing = n_declared
+        if self.parser.should_upgrade():
+            if b"transfer-encoding" in request.headers:
+                raise HttpError(400, "an upgrade is not offered to a body in chunks")
+            self.passing_over = True
+            if not self.n_missing:
+                request._body, self.n_missing = bytearray(n_declared), n_declared
 
     def on_body(self, body: bytes) -> None:
         request = self.now
@@ -281,6 +310,8 @@ class Connection(asyncio.BufferedProtocol):
             request._body += body
 
     def on_message_complete(self) -> None:
+        if self.passing_over:
+            return  # so says the parser, which leaves the body to us
         request = self.now
         assert request is not None
         self.n_missing = 0
@@ -316,12 +347,14 @@ class Connection(asyncio.BufferedProtocol):
                 self.broken = True
         if transport is None or transport.is_closing():
             return
-        if ready:
+        if ready and not self.finished:
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self.since_s = monotonic()
             if self.paused:
                 self._read_on()
-        if self.lingering or (self.owner.draining and not waiting):
+        if waiting:
+            return  # what is due comes first
+        if self.lingering or self.owner.draining:
             self._linger()
         elif self.broken:
             transport.close()
@@ -329,7 +362,7 @@ class Connection(asyncio.BufferedProtocol):
     def _linger(self) -> None:
         """Sends no more, and throws away what still comes until the client has closed: with a plain close, bytes that were not
         read would make the system withdraw the answer."""
-        self.broken = self.lingering = True
+        self.broken = self.lingering = self.finished = True
         self.since_s = monotonic()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
@@ -351,7 +384,7 @@ class Connection(asyncio.BufferedProtocol):
             elif now_s - self.unread_since_s > self.limits.send_s:
                 self.transport.abort()
             return
-        if self.lingering or self.transport.is_closing():
+        if (self.lingering and not self.waiting) or self.transport.is_closing():
             if passed_s > (self.limits.send_s if unread else LINGER_S):
                 self.transport.abort()
             return
