@@ -69,6 +69,7 @@ def test_what_each_policy_starts() -> None:
     assert Fixed(4).decide(view()).n_rows == 4
     assert Fixed(8).decide(view()).n_rows == 0
     assert Fixed(8).decide(view(deadline_s=0.01)).n_rows == 4  # it cannot wait any longer
+    assert Fixed(8).decide(view(deadline_s=inf, slo_s=0.0)).n_rows == 4  # more may never come
     assert DeepRt().decide(view(slo_s=0.1)).n_rows == 0
     assert DeepRt().decide(view(slo_s=0.1, now_s=0.05)).n_rows == 4
     assert Table().decide(view()).n_rows == 4

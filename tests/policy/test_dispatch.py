@@ -1,5 +1,6 @@
 """Cores are given out: a batch has one of its own, the one that knows its model if it is free."""
 
+from jouleflow.policy.batch import Decision, Finished, View
 from jouleflow.policy.dispatch import SHORT_S, Dispatcher, Start
 from jouleflow.policy.queue import ModelQueue
 from tests.policy.test_batch import job, queue
@@ -53,6 +54,27 @@ def test_short_batches_are_left_to_the_system_unless_a_long_one_runs() -> None:
     assert long.core is not None
     dispatcher.ended(dispatcher.running[0])
     assert start(dispatcher, "short").core == 1 - long.core
+
+
+class GivesUpNobody:
+    """Gives up those before the deadline of the first, who is not before it himself."""
+
+    def decide(self, view: View) -> Decision:
+        return Decision(0, view.now_s, view.n_instances, give_up_s=view.deadline_s)
+
+    def finished(self, batch: Finished) -> None:
+        """Learns nothing."""
+
+
+def test_giving_up_nobody_is_not_tried_for_ever() -> None:
+    dispatcher = Dispatcher(1)
+    dispatcher.queues["a"] = ModelQueue(GivesUpNobody(), 8, 1, 0.1, 100, 1000)
+    dispatcher.queues["b"] = queue("table")
+    for name, deadline_s in (("a", 1.0), ("b", 2.0)):
+        assert dispatcher.offer(dispatcher.queues[name], job(0.0, deadline_s)[0], 0.0)
+    found = dispatcher.next(0.0)
+    assert found is not None
+    assert found.name == "b"
 
 
 def start(dispatcher: Dispatcher, name: str) -> Start:

@@ -125,14 +125,14 @@ class Delay:
 
 @dataclass
 class Fixed:
-    """Batches of one size; what is left over goes when waiting longer would miss its deadline."""
+    """Batches of one size; what is left over goes when waiting longer would miss its deadline, and at once when it has none."""
 
     n_rows: int = 8
 
     def decide(self, view: View) -> Decision:
         size = min(self.n_rows, view.max_batch)
-        if view.n_waiting >= size:
-            return Decision(size, view.now_s, view.n_instances)
+        if view.n_waiting >= size or view.deadline_s == inf:
+            return Decision(min(view.n_waiting, size), view.now_s, view.n_instances)
         takes_s = view.latencies.of(view.n_waiting) if view.latencies else view.slo_s / 2
         due_s = view.deadline_s - takes_s
         return Decision(0 if view.now_s < due_s else view.n_waiting, due_s, view.n_instances)

@@ -83,9 +83,8 @@ class Dispatcher:
                 if start is not None:
                     return start
                 continue
-            if decision.give_up_s > now_s:
-                queue.give_up(decision.give_up_s, now_s)
-                continue
+            if decision.give_up_s > now_s and queue.give_up(decision.give_up_s, now_s):
+                continue  # else a head is left that is late by less than a rounding, and would be asked about for ever
             skipped.add(name)
             if decision.n_rows == 0:
                 self.again_s = decision.again_s if self.again_s is None else min(self.again_s, decision.again_s)

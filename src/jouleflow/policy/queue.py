@@ -207,8 +207,9 @@ class ModelQueue:
             text = f"its deadline passed after {waited_s * 1e3:.0f} ms in the queue"
             self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=waited_s))
 
-    def give_up(self, before_s: float, now_s: float) -> None:
-        """Ends the jobs whose deadline is before a moment: they could be in time only at the cost of others."""
+    def give_up(self, before_s: float, now_s: float) -> int:
+        """Ends the jobs whose deadline is before a moment: they could be in time only at the cost of others. Returns how many."""
+        n_before = self.n_jobs
         for name in list(self._kinds):
             kept = []
             for key, job in self._kinds[name].jobs:
@@ -225,6 +226,7 @@ class ModelQueue:
                 del self._kinds[name]
         if not self.n_jobs:
             self._last_key = None
+        return n_before - self.n_jobs
 
     def _forget(self, job: Job, name: Kind) -> None:
         self.n_changes += 1
