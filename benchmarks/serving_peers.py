@@ -2,9 +2,13 @@
 
 python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--rounds 3] [--peers mosec,litserve,...]
 
-Peers come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
+Peers: MLServer, BentoML, LitServe and Ray Serve, the general servers that people come from; PyTriton, as it is Triton's own core and speaks our
+protocol; and mosec, as it is the fastest. FastAPI and KServe's SDK are not here: neither puts requests into
+batches by itself.
+They come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
 ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16, 32, 64 and 128 requests in flight, of which
-the best is its throughput at saturation; then each peer's latency at 80 % of its own capacity, and jouleflow's at the same rate. jouleflow is measured a second time with
+the best is its throughput at saturation; then its latency at 50 and 80 % of that, Poisson arrivals, and jouleflow's at the same rates (`at_rates`, by peer and
+share). jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. jouleflow and the fastest peer take turns, three rounds each, and medians are kept: neighbours of a machine
 make it faster in some minutes than in others. The client's own CPU time is counted and printed: it shares the
 cores.
@@ -42,12 +46,14 @@ HERE = Path(__file__).parent / "peer_servers"
 FASTEST = "mosec"  # of the peers; it is close
 PORT = 8770
 IN_FLIGHT = (16, 32, 64, 128)  # requests; a server is saturated by the number that it does most with
+SHARES = {"at_50_percent": 0.5, "at_80_percent": 0.8}  # of a server's own throughput at saturation
 PACKAGES = {
     "mosec": ["mosec"],
     "litserve": ["litserve"],
     "ray": ["ray[serve]"],
     "bentoml": ["bentoml"],
     "mlserver": ["mlserver", "uvloop==0.21.0"],
+    "pytriton": ["nvidia-pytriton"],
 }
 
 
@@ -72,6 +78,8 @@ def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
     """A request in the peer's own format."""
     if peer == "jouleflow":
         return infer_request(name, {"x": x})
+    if peer == "pytriton":
+        return infer_request("peer", {"x": x})
     if peer == "mosec":
         return http("/inference", x.tobytes(), "application/octet-stream")
     if peer == "ray":
@@ -226,30 +234,39 @@ def measured(work: Callable[[], Any]) -> dict[str, Any]:
     answers = work()
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    keys = ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")
-    return {**{k: answers.summary()[k] for k in keys}, "client_cpu_s_per_request": cpu_s / max(len(answers.status), 1)}
+    s, n = answers.summary(), max(len(answers.status), 1)
+    return {
+        **{k: s[k] for k in ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")},
+        "answered_frac": s["succeeded"] / n,
+        "client_cpu_s_per_request": cpu_s / n,
+    }
 
 
 def at_rate(port: int, request: bytes, rate_hz: float, seconds: float) -> dict[str, Any]:
+    """Poisson arrivals at a rate, whatever the server does."""
     n = max(int(rate_hz * seconds), 20)
     times = np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, n))
-    return measured(lambda: uvloop.run(open_loop("127.0.0.1", port, [request], times)))
+    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(open_loop("127.0.0.1", port, [request], times)))}
 
 
 def one_round(
-    peer: str, name: str, models: Path, x: np.ndarray, seconds: float, rates_hz: dict[str, float]
+    peer: str, name: str, models: Path, x: np.ndarray, seconds: float, rates_hz: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """A server from start to stop: at saturation, at 80 % of that, and at some other rates. error: why there is nothing."""
+    """A server from start to stop: at saturation, at shares of that, and at the rates of others, by peer and share. error: why there is
+    nothing."""
     server = Server(peer, name, models, PORT)
     try:
         with ready_request(server, name, x) as request:
             row = saturated(request, seconds)
-            rate_hz = 0.8 * row["infer_per_s"]
-            row["at_80_percent"] = {"rate_hz": rate_hz, **at_rate(PORT, request, rate_hz, seconds)}
-            row["at_rates"] = {other: at_rate(PORT, request, hz, seconds) for other, hz in rates_hz.items()}
+            for share, frac in SHARES.items():
+                row[share] = at_rate(PORT, request, frac * row["infer_per_s"], seconds)
+            row["at_rates"] = {
+                other: {share: at_rate(PORT, request, hz, seconds) for share, hz in shares.items()}
+                for other, shares in rates_hz.items()
+            }
         row["error"] = None
     except (RuntimeError, TimeoutError, OSError) as error:
-        row = {"error": str(error)}
+        row = {"error": str(error) or type(error).__name__}
     finally:
         server.stop()
     print(name, peer, {k: row.get(k) for k in ("infer_per_s", "latency_p99_s", "statuses", "error")}, flush=True)
@@ -273,6 +290,35 @@ def median_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def rates_of(row: dict[str, Any]) -> dict[str, float]:
+    """At which rates a server was asked, by share of what it does; nothing when it did not get there."""
+    return {} if row["error"] else {share: row[share]["rate_hz"] for share in SHARES}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Each server's throughput at saturation, p50 and p99 at shares of it, and jouleflow's at the same rates."""
+
+    def latencies(at: dict[str, Any] | None) -> str:
+        if not at or at["latency_p50_s"] is None:
+            return "-"
+        note = "" if at["answered_frac"] > 0.999 else f" ({at['answered_frac']:.0%})"
+        return f"{1e3 * at['latency_p50_s']:.1f} / {1e3 * at['latency_p99_s']:.1f}{note}"
+
+    ours = [f"jouleflow {share}" for share in ("at 50 %", "at 80 %")]
+    rows = [["model", "server", "infer/s", "at 50 %", "at 80 %", *ours]]
+    for name, servers in results.items():
+        there = servers["jouleflow"].get("at_rates", {})
+        for server, row in servers.items():
+            if row["error"]:
+                rows.append([name, server, "-"])
+                continue
+            own = [latencies(row.get(share)) for share in SHARES]
+            rows.append([name, server, f"{row['infer_per_s']:,.0f}", *own, *(latencies(there.get(server, {}).get(share)) for share in SHARES)])  # fmt: skip
+    widths = [max(len(r[k]) for r in rows if k < len(r)) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=False)).rstrip() for r in rows]
+    return "\n".join(["p50 / p99 in ms (share answered, where not all were)", *lines])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="kws,rn20,mbv2")
@@ -288,11 +334,10 @@ def main() -> None:
     for name in a.models.split(","):
         x = np.random.default_rng(0).normal(size=(1, *SHAPES[name])).astype(np.float32)
         rows = results[name] = dict[str, Any]()
-        rates_hz: dict[str, float] = {}
+        rates_hz: dict[str, dict[str, float]] = {}
         for peer in [peer for peer in peers if peer != FASTEST]:
             rows[peer] = one_round(peer, name, models, x, a.seconds, {})
-            if not rows[peer]["error"]:
-                rates_hz[peer] = rows[peer]["at_80_percent"]["rate_hz"]
+            rates_hz[peer] = rates_of(rows[peer])
         rounds: dict[str, list[dict[str, Any]]] = {peer: [] for peer in (RAW, *near, "jouleflow", SHARED)}
         for k in range(max(a.rounds, 1)):
             for peer, found in rounds.items():
@@ -303,17 +348,10 @@ def main() -> None:
                 others = rates_hz if peer == "jouleflow" else {}
                 found.append(one_round(peer, name, models, x, a.seconds, others))
                 if peer == FASTEST and not found[-1]["error"]:
-                    rates_hz = {**(rates_hz if k == 0 else {}), peer: found[-1]["at_80_percent"]["rate_hz"]}
+                    rates_hz = {**(rates_hz if k == 0 else {}), peer: rates_of(found[-1])}
         rows |= {peer: median_of(found) for peer, found in rounds.items()}
-        for found in rounds["jouleflow"]:
-            for other, at in found.get("at_rates", {}).items():
-                rows[other].setdefault("jouleflow_at_that_rate_rounds", []).append(at)
-        for peer in peers:
-            each = rows[peer].pop("jouleflow_at_that_rate_rounds", [])
-            if each:
-                keys = ("infer_per_s", "latency_p50_s", "latency_p99_s")
-                rows[peer]["jouleflow_at_that_rate"] = {key: float(np.median([at[key] for at in each])) for key in keys}
-        write_json("serving_peers", results)
+    print(table(results))
+    write_json("serving_peers", results)
 
 
 if __name__ == "__main__":
