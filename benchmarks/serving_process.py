@@ -32,6 +32,27 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def children() -> dict[int, list[int]]:
+    """The children of every process that has some, but for those that have ended."""
+    found: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    of, found = children(), [pid]
+    for each in found:
+        found += of.get(each, [])
+    return found
+
+
 class ServerProcess:
     """stderr: a descriptor, or None to read it; environment: added to ours."""
 
@@ -108,15 +129,7 @@ class ServerProcess:
 
     def workers(self) -> list[int]:
         """The processes of the models."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == self.child.pid and fields[0] != "Z":
-                found.append(int(path.parent.name))
-        return found
+        return children().get(self.child.pid, [])
 
     def rss_bytes(self, pid: int = 0) -> int:
         return int(Path(f"/proc/{pid or self.child.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
