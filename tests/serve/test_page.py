@@ -42,16 +42,23 @@ def test_a_saved_page_escapes_names() -> None:
     assert 'src="' not in page
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_in_a_browser(tmp_path: Path) -> None:
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
+
+
+def browse(profile: Path, url: str, *options: str) -> str:
+    """What the browser prints about a page, once it has drawn itself. profile: its folder."""
     assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--virtual-time-budget=3000", *options, url]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@needs_browser
+def test_in_a_browser(tmp_path: Path) -> None:
     affine(tmp_path / "models" / "double.onnx")
     with serving(tmp_path / "models") as server:
         run_load(Load(f"http://127.0.0.1:{server.port}", "double", None, 2, 0.2))
         server.inside(server.app.history.sample)
-        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-                   "--virtual-time-budget=3000", "--dump-dom", f"http://127.0.0.1:{server.port}/"]  # fmt: skip
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        dom = browse(tmp_path / "profile", f"http://127.0.0.1:{server.port}/", "--dump-dom")
         for text in (
             "double",
             "answers a second",
@@ -62,6 +69,26 @@ def test_in_a_browser(tmp_path: Path) -> None:
         ):
             assert text in dom
         assert dom.count("<path") >= 5
+
+
+@needs_browser
+def test_both_colour_schemes_are_drawn(tmp_path: Path) -> None:
+    affine(tmp_path / "models" / "double.onnx")
+    with serving(tmp_path / "models") as server:
+        run_load(Load(f"http://127.0.0.1:{server.port}", "double", None, 2, 0.2))
+        server.inside(server.app.history.sample)
+        moment = tmp_path / "moment.html"  # of one moment, so that nothing but the scheme can differ
+        moment.write_text(standalone(json.loads(server.ask("GET", "/live.json")[2])))
+    pictures = []
+    for name, scheme in (("dark", 0), ("light", 1), ("light again", 1)):
+        picture = tmp_path / f"{name}.png"
+        browse(tmp_path / "profile", moment.as_uri(), f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}")  # fmt: skip
+        pictures.append(picture.read_bytes())
+    dark, light, again = pictures
+    assert dark.startswith(b"\x89PNG")
+    assert light.startswith(b"\x89PNG")
+    assert light == again
+    assert dark != light
 
 
 def test_cpu_time_is_a_model_and_says_so(tmp_path: Path) -> None:
