@@ -6,7 +6,7 @@ Peers: MLServer, BentoML, LitServe and Ray Serve, the general servers that peopl
 protocol; and mosec, as it is the fastest. FastAPI and KServe's SDK are not here: neither puts requests into
 batches by itself.
 They come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
-ONNX Runtime thread each and batches of at most 8, its own fastest HTTP format, and our client: 16, 32, 64 and 128 requests in flight, of which
+ONNX Runtime thread each and batches of at most 8 (mosec, which is close, a second time with 32: that is jouleflow's default), its own fastest HTTP format, and our client: 16, 32, 64 and 128 requests in flight, of which
 the best is its throughput at saturation; then its latency at 50 and 80 % of that, Poisson arrivals, and jouleflow's at the same rates (`at_rates`, by peer and
 share). jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. jouleflow and the fastest peer take turns, three rounds each, and medians are kept: neighbours of a machine
@@ -43,7 +43,7 @@ from jouleflow.load.shared_memory import shared_inputs
 OUT = ROOT / "jouleflow-out" / "peers"
 RAW, SHARED = "raw", "jouleflow_shared_memory"
 HERE = Path(__file__).parent / "peer_servers"
-FASTEST = "mosec"  # of the peers; it is close
+FASTEST = ("mosec", "mosec@32")  # of the peers, which is close; after the @: rows of a batch at most, if not 8
 PORT = 8770
 IN_FLIGHT = (16, 32, 64, 128)  # requests; a server is saturated by the number that it does most with
 SHARES = {"at_50_percent": 0.5, "at_80_percent": 0.8}  # of a server's own throughput at saturation
@@ -69,6 +69,11 @@ def python_of(peer: str) -> Path:
     return python
 
 
+def plain_name(peer: str) -> str:
+    """Which server a peer is, whatever its settings."""
+    return peer.partition("@")[0]
+
+
 def http(path: str, body: bytes, kind: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
@@ -76,6 +81,7 @@ def http(path: str, body: bytes, kind: str) -> bytes:
 
 def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
     """A request in the peer's own format."""
+    peer = plain_name(peer)
     if peer == "jouleflow":
         return infer_request(name, {"x": x})
     if peer == "pytriton":
@@ -94,6 +100,7 @@ def request_for(peer: str, name: str, x: np.ndarray) -> bytes:
 
 
 def command_of(peer: str, name: str, models: Path, port: int) -> tuple[list[str], Path]:
+    peer = plain_name(peer)
     if peer in ("jouleflow", SHARED):
         return [
             sys.executable,
@@ -149,6 +156,7 @@ class Server:
         environment = {
             **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, shape or SHAPES[name])), "PEER_PORT": str(port),
             "PYTHONPATH": str(HERE) if peer not in ("jouleflow", SHARED) else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
+            "PEER_BATCH": peer.partition("@")[2] or "8",
         }  # fmt: skip
         self.log = (OUT / f"{peer}.log").open("w")
         self.child = subprocess.Popen(
@@ -322,20 +330,21 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="kws,rn20,mbv2")
-    parser.add_argument("--peers", default=",".join(PACKAGES))
+    parser.add_argument("--peers", default=",".join(dict.fromkeys((*PACKAGES, *FASTEST))))
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="of jouleflow and the fastest peer, in turn")
     a = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     models = make_all(OUT / "models")
     peers = [peer for peer in a.peers.split(",") if peer]
-    near = [peer for peer in peers if peer == FASTEST]
+    near = [peer for peer in peers if peer in FASTEST]
     results: dict[str, Any] = {}
     for name in a.models.split(","):
         x = np.random.default_rng(0).normal(size=(1, *SHAPES[name])).astype(np.float32)
         rows = results[name] = dict[str, Any]()
         rates_hz: dict[str, dict[str, float]] = {}
-        for peer in [peer for peer in peers if peer != FASTEST]:
+        near_hz: dict[str, dict[str, float]] = {}
+        for peer in [peer for peer in peers if peer not in FASTEST]:
             rows[peer] = one_round(peer, name, models, x, a.seconds, {})
             rates_hz[peer] = rates_of(rows[peer])
         rounds: dict[str, list[dict[str, Any]]] = {peer: [] for peer in (RAW, *near, "jouleflow", SHARED)}
@@ -345,10 +354,10 @@ def main() -> None:
                     found.append({**raw(models / name / "model.onnx", SHAPES[name], 1.0), "error": None})
                     print(name, RAW, round(found[-1]["infer_per_s"]), flush=True)
                     continue
-                others = rates_hz if peer == "jouleflow" else {}
+                others = {**(rates_hz if k == 0 else {}), **near_hz} if peer == "jouleflow" else {}
                 found.append(one_round(peer, name, models, x, a.seconds, others))
-                if peer == FASTEST and not found[-1]["error"]:
-                    rates_hz = {**(rates_hz if k == 0 else {}), peer: rates_of(found[-1])}
+                if peer in FASTEST:
+                    near_hz[peer] = rates_of(found[-1])
         rows |= {peer: median_of(found) for peer, found in rounds.items()}
     print(table(results))
     write_json("serving_peers", results)

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 
 MODEL, SHAPE = os.environ["PEER_MODEL"], tuple(map(int, os.environ["PEER_SHAPE"].split(",")))
-PORT = int(os.environ["PEER_PORT"])
+PORT, BATCH = int(os.environ["PEER_PORT"]), int(os.environ["PEER_BATCH"])  # rows of a batch at most
 
 
 class Net:

@@ -1,4 +1,4 @@
-from common import Net, row
+from common import BATCH, Net, row
 from mosec import Server, Worker
 
 
@@ -21,5 +21,5 @@ class Infer(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Infer, num=2, max_batch_size=8, max_wait_time=1)
+    server.append_worker(Infer, num=2, max_batch_size=BATCH, max_wait_time=1)
     server.run()
