@@ -1,6 +1,6 @@
 """One node of a cluster: the same server as on a single machine, asked in groups of requests instead of over a socket.
 
-Knows nothing of Ray: `deployment.py` makes a Serve deployment of it.
+Knows nothing of Ray: `cluster.py` makes a Serve deployment of it.
 """
 
 from __future__ import annotations
