@@ -20,7 +20,7 @@ from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
 from jouleflow.serve.server import ServerSettings
 from jouleflow.serve.shipping import pack_models, unpack_models
-from tests.runtime.models import affine
+from tests.runtime.models import affine, counter
 
 X = {"x": np.arange(4, dtype=np.float32).reshape(1, 4)}
 ASK = infer_request("double", X)
@@ -59,7 +59,9 @@ def relayed(
 
     async def main() -> None:
         packed, _ = pack_models(Repository(folder))
-        replica = await start_replica(list(packed.values()), ServerSettings(n_cores=1), "here")
+        replica = await start_replica(
+            list(packed.values()), ServerSettings(n_cores=1, limits=limits or Limits()), "here"
+        )
         behind = Nodes(replica, **nodes)
         relay = Relay(
             behind.carry,
@@ -182,6 +184,34 @@ def test_a_model_that_stays_dead_makes_the_node_unhealthy(folder: Path, monkeypa
         monkeypatch.setattr("jouleflow.serve.replica.UNHEALTHY_S", 0.0)
         with pytest.raises(RuntimeError, match="double has been dead"):
             nodes.replica.check()
+
+    relayed(folder, work)
+
+
+def test_a_batch_that_never_ends_is_ended_on_the_node(tmp_path: Path) -> None:
+    counter(tmp_path / "counter.onnx")
+
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        endless = infer_request("counter", {"n": np.array([1 << 60])})
+        status, body = await asyncio.wait_for(ask(port, endless), 30)
+        assert status == 503
+        assert b"more than 1 s" in body
+        assert nodes.replica.statistics()["deaths"] == {"counter": 1}
+
+    relayed(tmp_path, work, Limits(run_s=1.0))
+
+
+def test_what_was_wasted_on_the_node_is_charged(folder: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        nodes.replica.server.models["double"].tally.wasted_core_s["late"] += 2.0
+        async with asyncio.timeout(30):
+            while True:
+                stats = json.loads((await ask(port, get("/v2/models/stats")))[1])["model_stats"][0]
+                energy_j = stats["jouleflow"]["wasted"]["energy_j"]
+                if energy_j["late"]:
+                    break
+                await asyncio.sleep(0.05)
+        assert energy_j == {"late": 2.0 * nodes.replica.history.meter.core_w, "gone": 0.0, "failed": 0.0}
 
     relayed(folder, work)
 

@@ -63,17 +63,12 @@ class App:
                 check_loopback(address, "--shared-memory")
         await self.server.load_all(note)
         self._sweeps.append(asyncio.get_running_loop().create_task(self.history.run()))
-        self._sweeps.append(asyncio.get_running_loop().create_task(self._watch()))
+        self._sweeps.append(asyncio.get_running_loop().create_task(self.server.watch()))
         await self._listen("http", s.http, s.token, admin=False)
         if s.grpc:
             await self._listen_rpc(s.grpc)
         if s.admin:
             await self._listen("admin", s.admin, s.admin_token, admin=True)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(0.5)
-            self.server.end_endless()
 
     def _processes(self) -> list[int]:
         return [os.getpid(), *(m.process.pid for m in self.server.models.values())]

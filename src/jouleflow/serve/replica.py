@@ -49,7 +49,9 @@ class Replica:
     def __init__(self, server: Server, folder: Path, node: str) -> None:
         self.server, self.folder, self.node = server, folder, node
         meter = open_meter(lambda: [os.getpid(), *(m.process.pid for m in server.models.values())], ASSUMED_CORE_W)
-        self.api = Api(server, make_access("127.0.0.1", (), "", False), History(server, meter))
+        self.history = History(server, meter)
+        self.api = Api(server, make_access("127.0.0.1", (), "", False), self.history)
+        self._watches: list[asyncio.Task[None]] = []
         self._dead_since_s: dict[str, float] = {}
 
     async def answer(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
@@ -100,9 +102,16 @@ class Replica:
                     f"model {name} has been dead for {UNHEALTHY_S:g} s: {self.server.problems.get(name)}"
                 )
 
+    def watch(self) -> None:
+        """From now on ends what would never end, and charges what was wasted."""
+        loop = asyncio.get_running_loop()
+        self._watches += [loop.create_task(self.server.watch()), loop.create_task(self.history.run())]
+
     def close(self) -> None:
         """Ends the models and forgets their files."""
         self.server.draining = True
+        while self._watches:
+            self._watches.pop().cancel()
         for served in self.server.models.values():
             served.process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -122,6 +131,7 @@ async def start_replica(shipped: Sequence[Mapping[str, bytes]], settings: Server
         await replica.server.load_all()
         if not replica.server.models:
             raise InputError(f"no model can be served: {replica.server.problems}")
+        replica.watch()
     except BaseException:
         if replica is not None:
             replica.close()

@@ -27,6 +27,7 @@ from jouleflow.serve.tally import Tally
 from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
+WATCH_S = 0.5  # between looks at the batches that run
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +248,14 @@ class Server:
             self.problems.pop(name, None)
             return
 
-    def end_endless(self) -> None:
-        """Ends models whose batch runs for longer than it may. To be called now and then."""
+    async def watch(self) -> None:
+        """Ends what would never end, for as long as it runs."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._end_endless()
+
+    def _end_endless(self) -> None:
+        """Ends models whose batch runs for longer than it may."""
         run_s = self.settings.limits.run_s
         late_s = monotonic() - run_s
         queues = [start.queue for start in self.dispatcher.running if start.started_s < late_s]
