@@ -15,7 +15,7 @@ from jouleflow.serve.access import Gate, make_access
 from jouleflow.serve.app import listen
 from jouleflow.serve.http import Connections
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.relay import Lost, Refused, Relay
+from jouleflow.serve.relay import RETRIES_S, Lost, Refused, Relay
 from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
 from jouleflow.serve.server import ServerSettings
@@ -27,16 +27,21 @@ ASK = infer_request("double", X)
 
 
 class Nodes:
-    """Carries groups to a replica here; the first n_lost groups are lost once some were answered."""
+    """Carries groups to a replica here; the first n_unreached do not get there, of the next n_lost some are answered."""
 
-    def __init__(self, replica: Replica, n_lost: int = 0, full: bool = False) -> None:
-        self.replica, self.n_lost, self.full = replica, n_lost, full
+    def __init__(self, replica: Replica, n_lost: int = 0, full: bool = False, n_unreached: int = 0) -> None:
+        self.replica, self.n_lost, self.full, self.n_unreached = replica, n_lost, full, n_unreached
         self.sizes: list[int] = []
+        self.waited_s: list[float] = []  # of the first of each
 
     async def carry(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
         self.sizes.append(len(wires))
+        self.waited_s.append(wires[0].waited_s)
         if self.full:
             raise Refused
+        if self.n_unreached > 0:
+            self.n_unreached -= 1
+            raise Lost
         lost = self.n_lost > 0
         self.n_lost -= lost
         async for answers in self.replica.answer(wires):
@@ -58,7 +63,8 @@ def relayed(
     """Runs work(relay, nodes, port) against a front with one replica behind it."""
 
     async def main() -> None:
-        packed, _ = pack_models(Repository(folder))
+        repository = Repository(folder)
+        packed, _ = pack_models(repository)
         replica = await start_replica(
             list(packed.values()), ServerSettings(n_cores=1, limits=limits or Limits()), "here"
         )
@@ -68,6 +74,7 @@ def relayed(
             behind.ask_all,
             Gate(make_access("127.0.0.1", (), token, False)),
             limits or Limits(),
+            {name: repository.find(name).slo_s for name in packed},
         )
         listener = await listen(Connections(relay, limits or Limits()), "127.0.0.1", 0)
         try:
@@ -90,6 +97,19 @@ async def ask(port: int, raw: bytes) -> tuple[int, bytes]:
     return int(head[9:12]), body
 
 
+async def pipelined(port: int, *raws: bytes) -> list[int]:
+    """The statuses of requests that come at once, and so travel together."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"".join(raws))
+    statuses = []
+    for _ in raws:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]))
+        statuses.append(int(head[9:12]))
+    writer.close()
+    return statuses
+
+
 def get(path: str) -> bytes:
     return b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode()
 
@@ -98,6 +118,12 @@ def get(path: str) -> bytes:
 def folder(tmp_path: Path) -> Path:
     affine(tmp_path / "double.onnx")
     return tmp_path
+
+
+def with_slo(folder: Path, slo_ms: int) -> Path:
+    affine(folder / "double" / "model.onnx")
+    (folder / "double" / "jouleflow.toml").write_text(f"slo_ms = {slo_ms}\n")
+    return folder
 
 
 def test_answers_are_those_of_one_machine_and_travel_in_groups(folder: Path) -> None:
@@ -130,6 +156,69 @@ def test_what_a_lost_node_left_unanswered_is_sent_again(folder: Path) -> None:
         assert relay.idle
 
     relayed(folder, work, n_lost=3)
+
+
+def test_what_is_too_late_to_be_sent_again_is_told_so(folder: Path) -> None:
+    hasty = infer_request("double", X, timeout_s=0.05)  # the first wait is longer
+    unreadable = b"POST /v2/models/double/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{]"
+
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        assert await pipelined(port, ASK, hasty, unreadable) == [200, 504, 400]
+        assert nodes.sizes == [3, 2]
+        assert relay.statuses == {200: 1, 504: 1, 400: 1}
+        assert relay.n_retried == 2
+        assert relay.idle
+        assert relay.waiting_bytes == 0
+        first, again = nodes.waited_s
+        assert again - first > 0.9 * RETRIES_S[1]
+        nodes.n_unreached = 1
+        in_json = (
+            b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}],"parameters":{"timeout":50000}}'
+        )
+        head = b"POST /v2/models/double/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(in_json)
+        status, body = await ask(port, head + in_json)
+        assert status == 504
+        assert b"deadline" in body
+        assert len(nodes.sizes) == 3
+
+    relayed(folder, work, n_unreached=1)
+
+
+def test_an_slo_is_a_deadline_also_when_a_node_is_lost(tmp_path: Path) -> None:
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        assert (await ask(port, ASK))[0] == 504
+        assert nodes.sizes == [1]
+        assert (await ask(port, get("/v2/models/double")))[0] == 200  # that has none
+        assert nodes.sizes == [1, 1, 1]
+
+    relayed(with_slo(tmp_path, 50), work, n_unreached=2)
+
+
+@pytest.mark.parametrize("of_its_own", [False, True])
+def test_time_that_passed_at_the_front_counts_on_the_node(tmp_path: Path, of_its_own: bool) -> None:
+    head, _, body = infer_request("double", X, timeout_s=2.0 if of_its_own else 0.0).partition(b"\r\n\r\n")
+    size = head.lower().partition(b"inference-header-content-length: ")[2].split(b"\r")[0]
+
+    async def work(relay: Relay, nodes: Nodes, port: int) -> None:
+        served = nodes.replica.server.models["double"]
+
+        async def status_of(waited_s: float) -> int:
+            wire = Wire(b"POST", b"/v2/models/double/infer", size, body, waited_s)
+            answers = [answer async for answers in nodes.replica.answer([wire]) for answer in answers]
+            return int(answers[0][1][9:12])
+
+        assert await status_of(5.0) == 503
+        assert served.queue.counts["rejected"] == 1
+        assert not served.tally.batch_sizes
+        served.queue.n_running += 1  # a refusal is remembered
+        assert await status_of(5.0) == 503
+        served.queue.n_running -= 1
+        assert await status_of(0.0) == 200, "what has more time is not refused for it"
+        queue_s = served.tally.queue_s
+        assert await status_of(1.0) == 200
+        assert served.tally.queue_s - queue_s > 1.0
+
+    relayed(with_slo(tmp_path, 0 if of_its_own else 2000), work)
 
 
 def test_no_node_and_full_nodes_are_told_with_retry_after(folder: Path) -> None:

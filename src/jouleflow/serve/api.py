@@ -163,9 +163,9 @@ class Api:
                 header.answers[shapes] = head
             request.respond_with(head, binary)
 
-        job = served.job(ask, now_s, done)
+        job = served.job(ask, now_s - request.waited_s, done)
         request.job = job
-        self.server.offer(served, job)
+        self.server.offer(served, job, request.waited_s)
 
     def _refused(self, request: Request, result: Result) -> None:
         """Answers that there is no result; what is said often is kept."""

@@ -68,10 +68,10 @@ class Models:
 
 
 class Cluster:
-    """A deployment that runs, as its front sees it."""
+    """A deployment that runs, as its front sees it. slos_s: of its models that have one."""
 
-    def __init__(self, serve: Any, handle: Any) -> None:
-        self._serve, self._handle = serve, handle
+    def __init__(self, serve: Any, handle: Any, slos_s: dict[str, float]) -> None:
+        self._serve, self._handle, self.slos_s = serve, handle, slos_s
         self._answer = handle.options(method_name="answer", stream=True)
 
     async def carry(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
@@ -129,7 +129,9 @@ def deployed(
     Raises InputError for a wrong folder, policy or address, or when no model can be served.
     """
     check_policy(server.policy)
-    packed, problems = pack_models(Repository(folder))
+    repository = Repository(folder)
+    packed, problems = pack_models(repository)
+    slos_s = {name: slo_s for name in packed if (slo_s := repository.find(name).slo_s)}
     for name, reason in problems.items():
         note(f"not served: {name}: {reason}")
     if not packed:
@@ -152,7 +154,7 @@ def deployed(
                 handle = serve.run(models.bind(shipped, server), name=NAME, route_prefix=None)
             except RuntimeError as error:
                 raise InputError(f"the models could not be deployed: {_why(serve, error)}") from error
-            yield Cluster(serve, handle), n_nodes
+            yield Cluster(serve, handle, slos_s), n_nodes
         finally:
             serve.delete(NAME)
     finally:
@@ -182,7 +184,7 @@ async def front_until_told(
     """Serves at settings.http until SIGTERM or SIGINT, then answers what was accepted."""
     host, port = parse_address(settings.http)
     access = make_access(host, settings.allow_hosts, settings.token, settings.insecure)
-    relay = Relay(cluster.carry, cluster.ask_all, Gate(access), server.limits)
+    relay = Relay(cluster.carry, cluster.ask_all, Gate(access), server.limits, cluster.slos_s)
     relay.n_running = n_nodes
     for node in await relay.statistics():
         for name, reason in node["problems"].items():

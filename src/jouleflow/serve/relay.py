@@ -9,23 +9,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from math import inf
+from time import monotonic
 from typing import Any
 
 import orjson
 
 from jouleflow.serve.access import Gate
-from jouleflow.serve.api import LENGTH, answer_error
+from jouleflow.serve.api import LENGTH, MODEL, answer_error
+from jouleflow.serve.fields import as_object, parse_object, timeout_s_of
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.metrics import CONTENT_TYPE, cluster_exposition
 from jouleflow.serve.replica import Answers, Wire
 from jouleflow.serve.request import JSON_HEADERS, Request
+from jouleflow.serve.request_error import RequestError
 
 GATHER_S = 0.002  # that a request waits for others while groups are under way
 EAGER_GROUPS = 4  # with fewer under way, a group leaves at the end of the loop's turn
 MAX_GROUP, MAX_GROUP_BYTES = 64, 8 << 20
 MAX_FLYING = 8192  # requests under way and gathering, over all groups
-RETRIES_S = (0.0, 0.1, 0.5, 1.0, 2.0)  # waits before what a lost node left unanswered is sent again
+RETRIES_S = (
+    0.0,
+    0.1,
+    0.5,
+    1.0,
+    2.0,
+)  # waits before a group is sent, and before what a lost node left of it is sent again
 ANSWER_S = 60.0  # after which a group is given up
 READY_S = 2.0
 STATISTICS_S = 5.0
@@ -45,10 +57,10 @@ AskAll = Callable[[], Awaitable[list[dict[str, Any]]]]  # `Replica.statistics` o
 
 
 class Relay:
-    """Handler of the cluster's listener. n_running: nodes that serve, as was last heard."""
+    """Handler of the cluster's listener. slos_s: of the models that have one. n_running: nodes that serve, as was last heard."""
 
-    def __init__(self, carry: Carry, ask_all: AskAll, gate: Gate, limits: Limits) -> None:
-        self.carry, self.ask_all, self.gate, self.limits = carry, ask_all, gate, limits
+    def __init__(self, carry: Carry, ask_all: AskAll, gate: Gate, limits: Limits, slos_s: Mapping[str, float]) -> None:
+        self.carry, self.ask_all, self.gate, self.limits, self.slos_s = carry, ask_all, gate, limits, slos_s
         self.n_running = 0
         self.statuses: Counter[int] = Counter()
         self.n_retried = 0
@@ -110,13 +122,16 @@ class Relay:
     async def _deliver(self, group: _Group) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                for wait_s in RETRIES_S:
+                for k, wait_s in enumerate(RETRIES_S):
+                    if k > 0:
+                        self._end_late(group, monotonic() + wait_s)
+                        if group.abandoned:
+                            return
+                        self.n_retried += group.n_left
                     await asyncio.sleep(wait_s)
-                    try:
+                    with suppress(Lost):
                         await self._once(group)
                         return
-                    except Lost:
-                        self.n_retried += group.n_left
         except Refused:
             group.failure = 503, "the queues of all nodes are full"
         except TimeoutError:
@@ -127,13 +142,33 @@ class Relay:
         self.n_groups -= 1
         status, message = group.failure
         for request in group.left():
-            self._answered(request, status)
-            if request.job is not None and not request.job.cancelled:
-                answer_error(request, status, message, RETRY_AFTER if status == 503 else ())
+            self._give_up(request, status, message)
+
+    def _end_late(self, group: _Group, by_s: float) -> None:
+        """Answers those whose deadline is before a moment, the next at which they could be sent."""
+        for k, request in enumerate(group.requests):
+            if request is not None and self._deadline_s(group, k, request) <= by_s:
+                group.answered(k)
+                self._give_up(request, 504, "no node answered, and its deadline is too near to ask again")
+
+    def _deadline_s(self, group: _Group, number: int, request: Request) -> float:
+        """As the node would have it that a request is sent to; inf when there is none. Few requests lose their node, so that the front
+        reads no other's."""
+        found = MODEL.fullmatch(request.path)
+        slo_s = self.slos_s.get(found[1], 0.0) if found and found[3] == "infer" else 0.0
+        limit_s = min(_timeout_s(group.wires[number]) or inf, slo_s or inf)
+        return group.arrived_s[number] + limit_s
+
+    def _give_up(self, request: Request, status: int, message: str) -> None:
+        self._answered(request, status)
+        if request.job is not None and not request.job.cancelled:
+            answer_error(request, status, message, RETRY_AFTER if status == 503 else ())
 
     async def _once(self, group: _Group) -> None:
         numbers = [k for k, request in enumerate(group.requests) if request is not None]
-        async for answers in self.carry([group.wires[k] for k in numbers]):
+        now_s = monotonic()
+        wires = [replace(group.wires[k], waited_s=now_s - group.arrived_s[k]) for k in numbers]
+        async for answers in self.carry(wires):
             for at, raw in answers:
                 request = group.requests[numbers[at]]
                 if request is None:
@@ -186,12 +221,22 @@ class Relay:
         task.add_done_callback(self._tasks.discard)
 
 
+def _timeout_s(wire: Wire) -> float:
+    """How long the sender of a request will wait; 0 when it does not say, or so that nobody can read it: a node says what is wrong."""
+    try:
+        header = wire.body[: int(wire.header_bytes)] if wire.header_bytes else wire.body
+        return timeout_s_of(as_object(parse_object(header).get("parameters", {}), "parameters"))
+    except (RequestError, ValueError):
+        return 0.0
+
+
 class _Group:
-    """Requests for one address that travel together. requests[k] is None once it was answered."""
+    """Requests for one address that travel together. requests[k], which arrived at arrived_s[k], is None once it was answered."""
 
     def __init__(self) -> None:
         self.requests: list[Request | None] = []
         self.wires: list[Wire] = []
+        self.arrived_s: list[float] = []
         self.n_left = self.n_gone = self.size_bytes = 0
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
@@ -207,6 +252,7 @@ class _Group:
         request.job = _Passenger(self)
         self.requests.append(request)
         self.wires.append(wire)
+        self.arrived_s.append(monotonic())
         self.n_left += 1
         self.size_bytes += request.n_body
 

@@ -32,12 +32,14 @@ UNHEALTHY_S = 30.0  # a model's process that has been dead for so long will not 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A request that was let in elsewhere. header_bytes: as Inference-Header-Content-Length says; empty when it was not there."""
+    """A request that was let in elsewhere. header_bytes: as Inference-Header-Content-Length says; empty when it was not there. waited_s:
+    since it was let in; how long, not since when, as machines have clocks of their own."""
 
     method: bytes
     target: bytes
     header_bytes: bytes
     body: bytes
+    waited_s: float = 0.0
 
 
 Answers = list[tuple[int, bytes]]  # which of the group, and the answer's bytes as HTTP
@@ -75,7 +77,7 @@ class Replica:
         if wire.header_bytes:
             headers[LENGTH] = wire.header_bytes
         place = _Place(group, index)
-        place.request = request = relayed_request(place, wire.method, wire.target, headers, wire.body)
+        place.request = request = relayed_request(place, wire.method, wire.target, headers, wire.body, wire.waited_s)
         try:
             self.api(request)
         except Exception as error:  # one bad request must not take its company with it

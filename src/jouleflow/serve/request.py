@@ -35,9 +35,12 @@ class Sender(Protocol):
 
 
 class Request:
-    """A complete request. `respond` is called exactly once. job: what it became; it is cancelled when the sender goes away."""
+    """A complete request. `respond` is called exactly once. job: what it became; it is cancelled when the sender goes away. waited_s: of
+    its time, what had passed before it came here."""
 
-    __slots__ = ("_body", "_connection", "answer", "headers", "job", "keep_alive", "method", "n_body", "target")
+    __slots__ = (
+        "_body", "_connection", "answer", "headers", "job", "keep_alive", "method", "n_body", "target", "waited_s",
+    )  # fmt: skip
 
     def __init__(self, connection: Sender) -> None:
         self.method = self.target = b""
@@ -48,6 +51,7 @@ class Request:
         self._connection = connection
         self.answer: bytes | None = None
         self.job: Cancellable | None = None
+        self.waited_s = 0.0
 
     @property
     def body(self) -> memoryview:
@@ -72,10 +76,12 @@ class Request:
         self._connection.flush()
 
 
-def relayed_request(sender: Sender, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes) -> Request:
-    """A request that was read elsewhere."""
+def relayed_request(
+    sender: Sender, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes, waited_s: float
+) -> Request:
+    """A request that was read elsewhere, waited_s ago."""
     request = Request(sender)
-    request.method, request.target, request.headers = method, target, headers
+    request.method, request.target, request.headers, request.waited_s = method, target, headers, waited_s
     request._body, request.n_body = cast(bytearray, body), len(body)  # it is only read from here on
     return request
 

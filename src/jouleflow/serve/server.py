@@ -150,17 +150,17 @@ class Server:
             raise KeyError(f"model {name!r} serves version {served.spec.version}, not {str(version)[:20]!r}")
         return served
 
-    def offer(self, served: ServedModel, job: Job) -> None:
-        """Takes a job in, or ends it at once."""
+    def offer(self, served: ServedModel, job: Job, waited_s: float = 0.0) -> None:
+        """Takes a job in, or ends it at once. waited_s: elsewhere, since it arrived."""
         if self.draining or not served.ready:
             text = "the server is stopping" if self.draining else "the model is being started again"
             served.queue.counts["accepted"] += 1
             served.queue.end(job, Result(End.REJECTED, message=text, status=503, retry_s=1.0))
             return
         queue = served.queue
-        if self.dispatcher.offer(queue, job, job.arrived_s):
+        if self.dispatcher.offer(queue, job, job.arrived_s + waited_s):
             self._pump_soon()
-        elif queue.n_running:  # so that something will change
+        elif queue.n_running and not waited_s:  # something will change, and what looks like it has as much time
             job.payload.header.refused = Refused(self.dispatcher.n_ended + queue.n_changes, queue.late_until_s)
 
     def refused_again(self, served: ServedModel, header: Header, now_s: float) -> Result | None:
