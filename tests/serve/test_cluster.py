@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("ray.serve", reason="the cluster extra is not installed", exc_type=ImportError)
 
 from jouleflow.load.client import infer_request, open_loop
+from jouleflow.runtime.meter import open_meter
 from tests.runtime.models import affine
 from tests.serve.test_chaos import SLOW, slow
 
@@ -75,7 +77,7 @@ class Served:
             self.cluster.address,
         ]
         self.front = subprocess.Popen(
-            [*command, "--http", "127.0.0.1:0", "--cores", "1"],
+            [*command, "--http", "127.0.0.1:0", "--cores", "1", "--core-power", "7W"],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -84,7 +86,8 @@ class Served:
         threading.Thread(target=self._read, daemon=True).start()
         line = wait_until(lambda: self.said("listening") or (self.front.poll() is not None and "ended"), 60)
         assert line != "ended", self.notes
-        self.url = f"http://127.0.0.1:{line.rsplit(' ', 1)[1]}"
+        self.port = int(line.rsplit(" ", 1)[1])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def _read(self) -> None:
         assert self.front.stderr is not None
@@ -105,6 +108,12 @@ class Served:
         data = [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [value] * 4}]
         status, raw = self.get("/v2/models/double/infer", json.dumps({"inputs": data}).encode())
         return status, json.loads(raw)["outputs"][0]["data"][0] if status == 200 else np.nan
+
+    def wasted(self) -> tuple[float, float]:
+        """Core seconds, and joules, over all nodes."""
+        stats = json.loads(self.get("/v2/models/stats")[1])["model_stats"]
+        each = [s["jouleflow"]["wasted"] for s in stats if s["name"] == "slow"]
+        return sum(w["core_s"]["gone"] for w in each), sum(w["energy_j"]["gone"] for w in each)
 
     def completed_by_node(self) -> dict[str, int]:
         stats = json.loads(self.get("/v2/models/stats")[1])["model_stats"]
@@ -135,6 +144,24 @@ def test_both_nodes_answer(served: Served) -> None:
     assert served.get("/v2/models/none/infer", b"{}")[0] == 404
     assert served.get("/v2/repository/models/double/load", b"{}")[0] == 403
     wait_until(lambda: served.infer(1.0) and sum(n > 0 for n in served.completed_by_node().values()) == 2)
+
+
+def test_what_ran_for_nobody_is_charged_at_the_power_that_was_given(served: Served) -> None:
+    rows = infer_request("slow", {"x": np.ones((16, 1500), np.float32)})
+
+    def goes_away() -> bool:
+        with socket.create_connection(("127.0.0.1", served.port)) as s:
+            s.sendall(rows)
+            time.sleep(0.05)
+        return served.wasted()[0] > 0.0
+
+    def charged() -> bool:
+        core_s, energy_j = served.wasted()
+        return energy_j == pytest.approx(7.0 * core_s) if modelled else energy_j > 0.0
+
+    modelled = open_meter(list).provenance == "modelled"
+    wait_until(goes_away)
+    wait_until(charged)
 
 
 def test_a_killed_node_loses_nothing_and_is_replaced(served: Served) -> None:
@@ -177,10 +204,9 @@ def test_a_killed_node_loses_nothing_and_is_replaced(served: Served) -> None:
 
 
 def test_sigterm_answers_what_was_accepted_and_leaves_nothing(served: Served) -> None:
-    port = int(served.url.rsplit(":", 1)[1])
     threading.Timer(0.5, lambda: served.front.send_signal(signal.SIGTERM)).start()
     # all are accepted before the signal, many are answered after it
-    answers = asyncio.run(open_loop("127.0.0.1", port, [infer_request("slow", SLOW)], np.linspace(0, 0.3, 60)))
+    answers = asyncio.run(open_loop("127.0.0.1", served.port, [infer_request("slow", SLOW)], np.linspace(0, 0.3, 60)))
     assert set(answers.status) == {200}
     assert served.front.wait(30) == 0
     nodes = {p.process.pid for n in served.cluster.list_all_nodes() for each in n.all_processes.values() for p in each}

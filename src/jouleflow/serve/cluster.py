@@ -46,11 +46,11 @@ class ClusterSettings:
 class Models:
     """What Ray Serve makes a replica of: constructor, calls and end are called on the replica's event loop."""
 
-    async def __init__(self, shipped: Sequence[Any], settings: ServerSettings) -> None:  # type: ignore[misc]
+    async def __init__(self, shipped: Sequence[Any], settings: ServerSettings, core_w: float) -> None:  # type: ignore[misc]
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        self.replica: Replica = await start_replica([await ref for ref in shipped], settings, node)
+        self.replica: Replica = await start_replica([await ref for ref in shipped], settings, node, core_w)
 
     async def answer(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
         async for answers in self.replica.answer(wires):
@@ -122,9 +122,9 @@ class Cluster:
 
 @contextmanager
 def deployed(
-    folder: Path, server: ServerSettings, cluster: ClusterSettings, note: Callable[[str], None]
+    folder: Path, server: ServerSettings, core_w: float, cluster: ClusterSettings, note: Callable[[str], None]
 ) -> Iterator[tuple[Cluster, int]]:
-    """The deployment and the number of its nodes, while the block lasts.
+    """The deployment and the number of its nodes, while the block lasts. core_w: power of a busy core, where a node has no meter.
 
     Raises InputError for a wrong folder, policy or address, or when no model can be served.
     """
@@ -151,7 +151,7 @@ def deployed(
         )(Models)  # fmt: skip
         try:
             try:
-                handle = serve.run(models.bind(shipped, server), name=NAME, route_prefix=None)
+                handle = serve.run(models.bind(shipped, server, core_w), name=NAME, route_prefix=None)
             except RuntimeError as error:
                 raise InputError(f"the models could not be deployed: {_why(serve, error)}") from error
             yield Cluster(serve, handle, slos_s), n_nodes
@@ -234,7 +234,7 @@ def run_cluster(
     if settings.grpc or settings.admin:
         raise InputError("--grpc and --admin are not offered with --ray: HTTP only, and models as the folder has them")
     with (
-        deployed(folder, server, cluster, note) as (running, n_nodes),
+        deployed(folder, server, settings.core_w, cluster, note) as (running, n_nodes),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(front_until_told(running, n_nodes, server, settings, note))

@@ -48,9 +48,9 @@ Answers = list[tuple[int, bytes]]  # which of the group, and the answer's bytes 
 class Replica:
     """A server of shipped models. Made by `start_replica`."""
 
-    def __init__(self, server: Server, folder: Path, node: str) -> None:
+    def __init__(self, server: Server, folder: Path, node: str, core_w: float) -> None:
         self.server, self.folder, self.node = server, folder, node
-        meter = open_meter(lambda: [os.getpid(), *(m.process.pid for m in server.models.values())], ASSUMED_CORE_W)
+        meter = open_meter(lambda: [os.getpid(), *(m.process.pid for m in server.models.values())], core_w)
         self.history = History(server, meter)
         self.api = Api(server, make_access("127.0.0.1", (), "", False), self.history)
         self._watches: list[asyncio.Task[None]] = []
@@ -119,8 +119,10 @@ class Replica:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-async def start_replica(shipped: Sequence[Mapping[str, bytes]], settings: ServerSettings, node: str) -> Replica:
-    """A replica that is ready. shipped: the files of each model.
+async def start_replica(
+    shipped: Sequence[Mapping[str, bytes]], settings: ServerSettings, node: str, core_w: float = ASSUMED_CORE_W
+) -> Replica:
+    """A replica that is ready. shipped: the files of each model. core_w: power of a busy core, where no meter is found.
 
     Raises InputError when no model can be served.
     """
@@ -129,7 +131,7 @@ async def start_replica(shipped: Sequence[Mapping[str, bytes]], settings: Server
     try:
         for files in shipped:
             unpack_models(files, folder)
-        replica = Replica(open_server(folder, settings), folder, node)
+        replica = Replica(open_server(folder, settings), folder, node, core_w)
         await replica.server.load_all()
         if not replica.server.models:
             raise InputError(f"no model can be served: {replica.server.problems}")
