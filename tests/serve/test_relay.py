@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from jouleflow.errors import InputError
 from jouleflow.load.client import closed_loop, infer_request
@@ -24,6 +25,7 @@ from tests.runtime.models import affine, counter
 
 X = {"x": np.arange(4, dtype=np.float32).reshape(1, 4)}
 ASK = infer_request("double", X)
+CORE_W = 7.0
 
 
 class Nodes:
@@ -66,7 +68,7 @@ def relayed(
         repository = Repository(folder)
         packed, _ = pack_models(repository)
         replica = await start_replica(
-            list(packed.values()), ServerSettings(n_cores=1, limits=limits or Limits()), "here"
+            list(packed.values()), ServerSettings(n_cores=1, limits=limits or Limits()), "here", CORE_W
         )
         behind = Nodes(replica, **nodes)
         relay = Relay(
@@ -285,7 +287,7 @@ def test_a_batch_that_never_ends_is_ended_on_the_node(tmp_path: Path) -> None:
         status, body = await asyncio.wait_for(ask(port, endless), 30)
         assert status == 503
         assert b"more than 1 s" in body
-        assert nodes.replica.statistics()["deaths"] == {"counter": 1}
+        assert b'jouleflow_model_deaths_total{model="counter",node="here"} 1.0' in (await ask(port, get("/metrics")))[1]
 
     relayed(tmp_path, work, Limits(run_s=1.0))
 
@@ -300,7 +302,21 @@ def test_what_was_wasted_on_the_node_is_charged(folder: Path) -> None:
                 if energy_j["late"]:
                     break
                 await asyncio.sleep(0.05)
-        assert energy_j == {"late": 2.0 * nodes.replica.history.meter.core_w, "gone": 0.0, "failed": 0.0}
+        meter = nodes.replica.history.meter
+        assert energy_j == {"late": 2.0 * meter.core_w, "gone": 0.0, "failed": 0.0}
+        assert meter.core_w == CORE_W or meter.provenance == "measured"
+        text = (await ask(port, get("/metrics")))[1].decode()
+        told = {
+            (s.name, *sorted(s.labels.items())): s.value
+            for f in text_string_to_metric_families(text)
+            for s in f.samples
+        }
+        at = ("model", "double"), ("node", "here")
+        why = ("version", "1"), ("why", "late")
+        assert told["jouleflow_wasted_core_seconds_total", *at, *why] == 2.0
+        assert told["jouleflow_wasted_joules_total", *at, ("provenance", "modelled"), *why] == energy_j["late"]
+        before_j = told["jouleflow_energy_joules_total", ("node", "here"), ("provenance", meter.provenance)]
+        assert 0.0 < before_j <= nodes.replica.history.energy_j()
 
     relayed(folder, work)
 

@@ -29,6 +29,13 @@ def _gauge(name: str, says: str, unit: str = "") -> GaugeMetricFamily:
     return GaugeMetricFamily(f"jouleflow_{name}", says, labels=MODEL, unit=unit)
 
 
+def _wastes(labels: tuple[str, ...]) -> tuple[CounterMetricFamily, CounterMetricFamily]:
+    """Of work that was run for nothing: core seconds, and joules."""
+    says, reasons = "of work that was run for nothing.", (*labels, "why")
+    core_s = _counter("wasted_core_seconds", f"Core time {says}", reasons, "seconds")
+    return core_s, _counter("wasted_joules", f"Energy {says}", (*reasons, "provenance"), "joules")
+
+
 class _Collector:
     def __init__(self, history: History) -> None:
         self.history = history
@@ -51,11 +58,7 @@ class _Collector:
         ready = _gauge("model_ready", "1 when the model answers.")
         slo = _gauge("slo_seconds", "Within what time requests are to be answered; 0: it does not matter.", "seconds")
         energy = _counter("energy_joules", "Energy since the server began.", ("provenance",), "joules")
-        reasons = (*MODEL, "why")
-        wasted = _counter("wasted_core_seconds", "Core time of work that was run for nothing.", reasons, "seconds")
-        joules = _counter(
-            "wasted_joules", "Energy of work that was run for nothing.", (*reasons, "provenance"), "joules"
-        )
+        wasted, joules = _wastes(MODEL)
         for (name, version), tally in server.tallies.items():
             at, counts, sizes = [name, version], tally.counts, tally.batch_sizes
             accepted.add_metric(at, counts["accepted"])
@@ -99,18 +102,30 @@ class _ClusterCollector:
         )
         yield GaugeMetricFamily("jouleflow_cluster_flying_requests", "Requests under way.", self.front["flying"])
         yield GaugeMetricFamily("jouleflow_cluster_running_nodes", "Nodes that serve.", self.front["running"])
-        labels = ["model", "version", "node"]
-        accepted = CounterMetricFamily("jouleflow_requests_accepted", "Requests that named this model.", labels=labels)
-        ended = CounterMetricFamily("jouleflow_requests", "Requests by how they ended.", labels=[*labels, "end"])
+        yield from self._of_nodes()
+
+    def _of_nodes(self) -> Iterator[Metric]:
+        labels = (*MODEL, "node")
+        accepted = _counter("requests_accepted", "Requests that named this model.", labels)
+        ended = _counter("requests", "Requests by how they ended.", (*labels, "end"))
         waiting = GaugeMetricFamily("jouleflow_waiting_requests", "Requests in the queue.", labels=labels)
+        deaths = _counter("model_deaths", "Times that the process of a model died.", ("model", "node"))
+        energy = _counter("energy_joules", "Energy since the node began.", ("node", "provenance"), "joules")
+        wasted, joules = _wastes(labels)
         for node in self.nodes:
+            energy.add_metric([node["node"], node["provenance"]], node["energy_j"])
+            for name, n in node["deaths"].items():
+                deaths.add_metric([name, node["node"]], n)
             for model in node["models"]:
                 at, counts = [model["name"], model["version"], node["node"]], model["jouleflow"]
                 accepted.add_metric(at, counts["accepted"])
                 waiting.add_metric(at, counts["waiting"])
                 for end in ENDS:
                     ended.add_metric([*at, end], counts[end])
-        yield from (accepted, ended, waiting)
+                for why in WASTES:
+                    wasted.add_metric([*at, why], counts["wasted"]["core_s"][why])
+                    joules.add_metric([*at, why, counts["wasted"]["provenance"]], counts["wasted"]["energy_j"][why])
+        yield from (accepted, ended, waiting, wasted, joules, deaths, energy)
 
 
 def cluster_exposition(

@@ -91,6 +91,8 @@ class Replica:
             "models": [describe.statistics(m) for m in self.server.models.values()],
             "problems": dict(self.server.problems),
             "deaths": dict(self.server.n_deaths),
+            "energy_j": self.history.energy_j(),
+            "provenance": self.history.meter.provenance,
         }
 
     def check(self) -> None:
