@@ -245,11 +245,11 @@ def test_a_stop_waits_for_versions_that_were_replaced(tmp_path: Path) -> None:
         server.inside(lambda: (setattr(older, "max_batch", 1), setattr(older, "n_instances", 1)))  # it takes a while
         flood = [infer_request("many", SLOW)]
         asked = threading.Thread(
-            target=lambda: answers.append(asyncio.run(open_loop("127.0.0.1", server.port, flood, np.zeros(450))))
+            target=lambda: answers.append(asyncio.run(open_loop("127.0.0.1", server.port, flood, np.zeros(200))))
         )
         answers: list[Answers] = []
         asked.start()
-        assert until(lambda: older.counts["accepted"] == 450)
+        assert until(lambda: older.counts["accepted"] == 200)
         asyncio.run_coroutine_threadsafe(server.app.server.load("many"), server.loop).result(30)
         assert server.inside(lambda: len(server.app.server.retiring)) == 1
     asked.join(30)

@@ -204,8 +204,7 @@ async def front_until_told(
     until_s = monotonic() + server.limits.drain_s
     while not relay.idle and monotonic() < until_s:
         await asyncio.sleep(0.01)
-    for connection in list(connections.open):
-        connection.drain()
+    await connections.close(server.limits.drain_s)  # each once its client has read what is due
     for sweep in sweeps:
         sweep.cancel()
 
