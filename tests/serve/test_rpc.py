@@ -71,7 +71,7 @@ def test_a_deadline_reaches_the_queue(server: Running) -> None:
             time.sleep(0.001)
         with pytest.raises(grpc.RpcError) as caught:
             infer(request("slow", SLOW["x"]), timeout=0.02)
-        assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        assert caught.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
         for each in waiting:
             each.result(30)
     c = assert_adds_up(server, "slow")
@@ -220,6 +220,33 @@ def test_refused_for_now_is_resource_exhausted(tmp_path: Path) -> None:
         assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) > 0
         assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) + codes.count(None) == 100
         assert assert_adds_up(server, "slow")["rejected"] == codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def test_what_could_not_be_in_time_is_resource_exhausted_and_says_when_to_ask_again(tmp_path: Path) -> None:
+    slow(tmp_path / "slow" / "model.onnx")
+    (tmp_path / "slow" / "jouleflow.toml").write_text("max_batch = 1\ninstances = 1\nslo_ms = 60\n")
+    with serving(tmp_path, settings=BOTH) as server, channel_to(server) as channel:
+        ended = [each.exception(60) for each in flood(call(channel), 200)]
+        late = [each for each in ended if each is not None and "too late" in each.details()]
+        assert late
+        assert {each.code() for each in late} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        waits_ms = [int(dict(each.trailing_metadata())["grpc-retry-pushback-ms"]) for each in late]
+        assert min(waits_ms) >= 1
+        assert assert_adds_up(server, "slow")["rejected"] == len(late)
+
+
+def test_a_model_that_is_being_started_again_is_unavailable(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with serving(tmp_path, settings=BOTH) as server, channel_to(server) as channel:
+
+        def died() -> None:
+            server.app.server.models["double"].process.kill()
+
+        server.inside(died)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel)(request("double", np.ones((1, 4))))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
 
 
 def test_a_token_is_needed_beyond_this_machine(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
@@ -35,6 +36,17 @@ CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
+
+
+class _NoResult(RequestError):
+    """A request that was not answered. takes: whether the model took requests when it came. One that it refused all the same was one
+    too many, which another server may be told at once as well; HTTP says 429 or 503 of it."""
+
+    def __init__(self, result: Result, takes: bool) -> None:
+        super().__init__(result.status, result.message)
+        too_many = takes and result.end is End.REJECTED
+        self.code = grpc.StatusCode.RESOURCE_EXHAUSTED if too_many else _code(result.status)
+        self.retry_s = result.retry_s
 
 
 class Rpc:
@@ -83,6 +95,7 @@ class Rpc:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Result] = loop.create_future()
         job = served.job(ask_of(request, served, remaining_s), monotonic(), lambda r: _set(answered, r))
+        takes = served.ready and not self.server.draining
         self.server.offer(served, job)
         try:
             result = await answered
@@ -90,7 +103,7 @@ class Rpc:
             _gone(job)
             raise
         if result.end is not End.COMPLETED:
-            raise RequestError(result.status, result.message)
+            raise _NoResult(result, takes)
         spec = served.spec
         return message("ModelInferResponse")(
             model_name=spec.name,
@@ -223,6 +236,15 @@ def _contents(tensor: Any, where: str) -> bytes:
     return array.astype(dtype).tobytes()
 
 
+def _code(status: int) -> Any:
+    return CODES.get(status, grpc.StatusCode.INTERNAL)
+
+
+def _retry(retry_s: float) -> tuple[tuple[str, str], ...]:
+    """When to ask again, in the words of gRPC: its clients' retries wait for so long."""
+    return (("grpc-retry-pushback-ms", str(math.ceil(retry_s * 1e3))),) if retry_s > 0 else ()
+
+
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
@@ -239,8 +261,10 @@ def _guarded(call: Call, access: Access) -> Call:
             return await call(request, context)
         except NotOffered as error:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
+        except _NoResult as error:
+            await context.abort(error.code, str(error), _retry(error.retry_s))
         except RequestError as error:
-            await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
+            await context.abort(_code(error.status), str(error))
         except KeyError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
 
