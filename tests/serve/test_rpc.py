@@ -104,14 +104,21 @@ def test_who_goes_away_is_not_worked_for(server: Running, how: str) -> None:
 
 
 def test_a_stop_answers_what_was_accepted(tmp_path: Path) -> None:
+    """And tells the others that it is stopping, also those that gRPC had received and not handed over yet."""
     slow(tmp_path / "slow.onnx")
     with serving(tmp_path, settings=BOTH) as server:
-        channel = channel_to(server)
-        waiting = flood(call(channel), 60)
+        channels = [channel_to(server) for _ in range(3)]
+        waiting = [each for channel in channels for each in flood(call(channel), 160)]
         while counts(server, "slow")["accepted"] < 60:
             time.sleep(0.001)
-    assert [each.exception(10) for each in waiting] == [None] * 60
-    channel.close()
+    codes = [None if each.exception(10) is None else each.exception().code() for each in waiting]
+    for channel in channels:
+        channel.close()
+    c = server.app.server.tallies["slow", "1"].counts
+    assert c["completed"] >= 1
+    assert c["completed"] + c["rejected"] == c["accepted"]
+    assert codes.count(None) == c["completed"]
+    assert set(codes) == {None, grpc.StatusCode.UNAVAILABLE}
 
 
 def test_a_message_that_is_too_large_is_refused(server: Running) -> None:

@@ -87,24 +87,18 @@ class App:
 
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, self.settings.token, self.settings.insecure)
-        self._rpc = make_rpc_server(self.server, access, self.server.settings.limits)
-        try:
-            self.ports["grpc"] = self._rpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise InputError(f"cannot listen at {address}: {error}") from error
-        await self._rpc.start()
+        rpc = make_rpc_server(self.server, access, self.server.settings.limits)
+        self.ports["grpc"] = await rpc.start(f"{host}:{port}")
+        self._rpc = rpc
 
     async def stop(self) -> None:
         """Closes the listeners, answers what was accepted, ends the models."""
         for listener, connections in self._listeners:
             listener.close()
             connections.drain()
-        closing = (
-            None if self._rpc is None else asyncio.ensure_future(self._rpc.stop(self.server.settings.limits.drain_s))
-        )
         await self.server.stop()
-        if closing is not None:
-            await closing
+        if self._rpc is not None:
+            await self._rpc.stop()
         for _, connections in self._listeners:
             await connections.close(self.server.settings.limits.drain_s)
         for sweep in self._sweeps:

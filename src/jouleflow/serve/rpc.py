@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from jouleflow.errors import InputError
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve import describe
@@ -25,6 +26,7 @@ from jouleflow.serve.server import Server
 from jouleflow.serve.shared_memory import Extent, Span
 from jouleflow.serve.tensor_data import check_shape, check_size, check_strings
 
+QUIET_S, LINGER_S = 0.1, 2.0  # when stopping: until no call has come for so long, and at most so long
 LEAST_S = 1e-6  # a deadline that has passed is one too
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED,
@@ -54,6 +56,9 @@ class Rpc:
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.n_calls = 0  # that came, of any kind
+        self.open = asyncio.Event()  # not set: calls that come wait
+        self.open.set()
 
     async def server_live(self, request: Any, context: Any) -> Any:
         return message("ServerLiveResponse")(live=True)
@@ -248,10 +253,13 @@ def _retry(retry_s: float) -> tuple[tuple[str, str], ...]:
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
-def _guarded(call: Call, access: Access) -> Call:
+def _guarded(rpc: Rpc, call: Call, access: Access) -> Call:
     """The call behind the access check, its errors as statuses."""
 
     async def run(request: Any, context: Any) -> Any:
+        rpc.n_calls += 1
+        if not rpc.open.is_set():
+            await rpc.open.wait()
         sent = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
         if access.token:
             refused = access.refusal("localhost", "", sent.get("authorization", ""))
@@ -271,13 +279,46 @@ def _guarded(call: Call, access: Access) -> Call:
     return run
 
 
-def make_rpc_server(server: Server, access: Access, limits: Limits) -> Any:
+class RpcListener:
+    """A gRPC server on an address of its own."""
+
+    def __init__(self, rpc: Rpc, core: Any, drain_s: float) -> None:
+        self._rpc, self._core, self._drain_s = rpc, core, drain_s
+
+    async def start(self, address: str) -> int:
+        """The port, once it listens there.
+
+        Raises InputError for an address that cannot be used.
+        """
+        try:
+            port = int(self._core.add_insecure_port(address))
+        except RuntimeError as error:
+            raise InputError(f"cannot listen at {address}: {error}") from error
+        await self._core.start()
+        return port
+
+    async def stop(self) -> None:
+        """Ends it. What gRPC has received and not yet handed over when it is told to stop it cuts off as CANCELLED, and nobody would
+        count it. So what comes is kept waiting first, for then its senders send no more; when nothing comes gRPC is told, which tells
+        the clients to send no more, and they are answered."""
+        self._rpc.open.clear()
+        until_s, n_calls = monotonic() + LINGER_S, -1
+        while n_calls != self._rpc.n_calls and monotonic() < until_s:
+            n_calls = self._rpc.n_calls
+            await asyncio.sleep(QUIET_S)
+        stopped = asyncio.ensure_future(self._core.stop(self._drain_s))
+        await asyncio.sleep(0)  # now it has begun
+        self._rpc.open.set()
+        await stopped
+
+
+def make_rpc_server(server: Server, access: Access, limits: Limits) -> RpcListener:
     """The gRPC server, not yet listening."""
     rpc = Rpc(server)
     names = {name: "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_") for name, _, _ in methods()}
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            _guarded(getattr(rpc, names[name]), access), asked.FromString, answer.SerializeToString
+            _guarded(rpc, getattr(rpc, names[name]), access), asked.FromString, answer.SerializeToString
         )
         for name, asked, answer in methods()
     }
@@ -298,4 +339,4 @@ def make_rpc_server(server: Server, access: Access, limits: Limits) -> Any:
     ]
     made = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    return made
+    return RpcListener(rpc, made, limits.drain_s)
