@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.proto import methods
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
@@ -73,6 +75,78 @@ def test_grpc(server: Running) -> None:
         np.testing.assert_array_equal(result.as_numpy("y"), 2 * X + 1)
         assert result.get_response().id == "7"
         assert client.get_inference_statistics("double").model_stats[0].inference_stats.success.count >= 1
+        config = client.get_model_config("double").config
+        assert (config.name, config.platform, config.max_batch_size) == ("double", "onnxruntime_onnx", 32)
+        assert config.instance_group[0].kind == config.instance_group[0].KIND_CPU
+        assert config.instance_group[0].count >= 1
+        assert config.parameters["slo_ms"].string_value == "0"
+
+
+def test_grpc_control(tmp_path: Path) -> None:
+    from tritonclient.utils import InferenceServerException
+
+    affine(tmp_path / "double.onnx")
+    affine(tmp_path / "other.onnx")
+    settings = AppSettings(http="127.0.0.1:0", grpc="127.0.0.1:0", grpc_admin="127.0.0.1:0", admin_token="root")
+    root = {"authorization": "Bearer root"}
+    with (
+        serving(tmp_path, settings=settings) as server,
+        rpc.InferenceServerClient(f"127.0.0.1:{server.app.ports['grpc']}") as client,
+        rpc.InferenceServerClient(f"127.0.0.1:{server.app.ports['grpc_admin']}") as admin,
+    ):
+
+        def states() -> dict[str, str]:
+            return {m.name: m.state for m in admin.get_model_repository_index(root).models}
+
+        assert states() == {"double": "READY", "other": "READY"}
+        assert "model_repository" in admin.get_server_metadata(root).extensions
+        assert "model_repository" not in client.get_server_metadata().extensions
+        admin.unload_model("double", root)
+        assert states() == {"double": "UNAVAILABLE", "other": "READY"}
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.infer("double", inputs(rpc))
+        admin.load_model("double", root)
+        np.testing.assert_array_equal(client.infer("double", inputs(rpc)).as_numpy("y"), 2 * X + 1)
+        for refused in (
+            lambda: admin.load_model("double", root, config="{}"),
+            lambda: admin.load_model("double", root, config="{}", files={"file:1/model.onnx": b"no"}),
+            lambda: admin.load_model("none", root),
+        ):
+            with pytest.raises(InferenceServerException, match="INVALID_ARGUMENT"):
+                refused()
+        for forbidden in (admin.get_model_repository_index, lambda: admin.unload_model("double")):
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                forbidden()
+        for elsewhere in (client.get_model_repository_index, lambda: client.unload_model("double")):
+            with pytest.raises(InferenceServerException, match="UNIMPLEMENTED.*--grpc-admin"):
+                elsewhere()
+        assert states() == {"double": "READY", "other": "READY"}
+
+
+def test_messages_have_the_numbers_that_clients_know() -> None:
+    from tritonclient.grpc import model_config_pb2, service_pb2
+
+    theirs = {**service_pb2.DESCRIPTOR.message_types_by_name, **model_config_pb2.DESCRIPTOR.message_types_by_name}
+    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    waiting, seen = [], set()
+    for name, asked, answer in methods():
+        method = service.methods_by_name[name]
+        assert (method.input_type.full_name, method.output_type.full_name) == (asked.DESCRIPTOR.full_name, answer.DESCRIPTOR.full_name)  # fmt: skip
+        waiting += [(each.DESCRIPTOR, theirs[each.DESCRIPTOR.name]) for each in (asked, answer)]
+    while waiting:
+        own, their = waiting.pop()
+        for field in own.fields:
+            known = their.fields_by_name[field.name]
+            where = f"{own.full_name}.{field.name}"
+            assert (field.number, field.type, field.is_repeated) == (known.number, known.type, known.is_repeated), where
+            if field.message_type is not None and field.message_type.full_name not in seen:
+                seen.add(field.message_type.full_name)
+                waiting.append((field.message_type, known.message_type))
+            if field.enum_type is not None:
+                assert field.enum_type.values_by_name.keys() == known.enum_type.values_by_name.keys(), where
+                for value in field.enum_type.values:
+                    assert known.enum_type.values_by_name[value.name].number == value.number, where
+    assert len(seen) > 15
 
 
 def test_grpc_asyncio(server: Running) -> None:

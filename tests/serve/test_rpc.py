@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import struct
 import time
@@ -15,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from jouleflow.errors import InputError
 from jouleflow.runtime.tensors import Port
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
@@ -43,9 +45,9 @@ def request(model: str, x: np.ndarray) -> Any:
     )
 
 
-def channel_to(server: Running, *options: tuple[str, int], **more: Any) -> grpc.Channel:
+def channel_to(server: Running, *options: tuple[str, int], to: str = "grpc", **more: Any) -> grpc.Channel:
     own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *options]
-    return grpc.insecure_channel(f"127.0.0.1:{server.app.ports['grpc']}", own, **more)
+    return grpc.insecure_channel(f"127.0.0.1:{server.app.ports[to]}", own, **more)
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +276,7 @@ def test_reflection_and_model_control_are_not_there(server: Running) -> None:
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             f"/{SERVICE}/RepositoryModelLoad",
             f"/{SERVICE}/RepositoryModelUnload",
+            f"/{SERVICE}/RepositoryIndex",
             f"/{SERVICE}/SystemSharedMemoryRegister",
         ):
             with pytest.raises(grpc.RpcError) as caught:
@@ -291,6 +294,71 @@ def test_reflection_and_model_control_are_not_there(server: Running) -> None:
             with pytest.raises(grpc.RpcError, match="--shared-memory") as caught:
                 call(channel, method)(sent)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+ROOT = [("authorization", "Bearer root")]
+
+
+def test_control_over_grpc_needs_a_token_of_its_own_and_ignores_nothing(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    with (
+        pytest.raises(InputError, match="--grpc-admin needs a token of its own"),
+        serving(tmp_path, settings=AppSettings(http="127.0.0.1:0", grpc_admin="127.0.0.1:0", token="asks")),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="clients on this machine"),
+        serving(
+            tmp_path,
+            ServerSettings(shared_memory=True),
+            AppSettings(http="127.0.0.1:0", grpc_admin="0.0.0.0:0", admin_token="root"),
+        ),
+    ):
+        pass
+    settings = AppSettings(http="127.0.0.1:0", grpc="127.0.0.1:0", grpc_admin="127.0.0.1:0", token="asks", admin_token="root")  # fmt: skip
+    with serving(tmp_path, settings=settings) as server, channel_to(server) as channel, channel_to(server, to="grpc_admin") as admin:  # fmt: skip
+        live = message("ServerLiveRequest")()
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            call(channel, "ServerLive")(live, metadata=ROOT)
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            call(admin, "ServerLive")(live, metadata=[("authorization", "Bearer asks")])
+        assert call(admin, "ServerLive")(live, metadata=ROOT).live
+        for name, fields, why in (
+            ("RepositoryIndex", {"repository_name": "a"}, "one repository"),
+            ("RepositoryModelLoad", {"model_name": "double", "parameters": {"config": {"string_param": "{}"}}}, "nothing of it"),
+            ("RepositoryModelUnload", {"model_name": "double", "parameters": {"force": {"bool_param": True}}}, "unload_dependents"),
+            ("RepositoryModelUnload", {"model_name": "double", "parameters": {"unload_dependents": {"int64_param": 1}}}, "true or false"),
+        ):  # fmt: skip
+            with pytest.raises(grpc.RpcError, match=why) as caught:
+                call(admin, name)(message(f"{name}Request")(**fields), metadata=ROOT)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, name
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            call(admin, "RepositoryModelUnload")(message("RepositoryModelUnloadRequest")(model_name="none"), metadata=ROOT)  # fmt: skip
+
+
+def test_a_load_goes_on_when_who_asked_for_it_has_gone(tmp_path: Path) -> None:
+    affine(tmp_path / "double" / "1" / "model.onnx")
+    settings = AppSettings(http="127.0.0.1:0", grpc_admin="127.0.0.1:0", admin_token="root")
+    with serving(tmp_path, settings=settings) as server, channel_to(server, to="grpc_admin") as admin:
+        affine(tmp_path / "double" / "2" / "model.onnx")
+        asked = message("RepositoryModelLoadRequest")(model_name="double")
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            call(admin, "RepositoryModelLoad")(asked, metadata=ROOT, timeout=0.02)
+        until_s = time.monotonic() + 30
+        while server.app.server.find("double").spec.version != "2":
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+
+
+def test_an_error_of_ours_names_no_folder(tmp_path: Path) -> None:
+    affine(tmp_path / "models" / "double.onnx")
+    settings = AppSettings(http="127.0.0.1:0", grpc_admin="127.0.0.1:0", admin_token="root")
+    with serving(tmp_path / "models", settings=settings) as server, channel_to(server, to="grpc_admin") as admin:
+        shutil.rmtree(tmp_path / "models")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(admin, "RepositoryIndex")(message("RepositoryIndexRequest")(), metadata=ROOT)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert str(tmp_path) not in caught.value.details()
 
 
 @pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])

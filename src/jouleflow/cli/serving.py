@@ -41,6 +41,7 @@ def serve(
     ] = None,
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
+    grpc_admin: Annotated[str, typer.Option(help="The same over gRPC, such as 127.0.0.1:8003.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
     core_power: Annotated[str, typer.Option(help="Power of a busy core, where no meter is found.")] = "5W",
     insecure: Annotated[bool, typer.Option(help="Listen beyond this machine without JOULEFLOW_TOKEN.")] = False,
@@ -74,7 +75,7 @@ def serve(
 
     ray = ray or ray_address != "local" or nodes > 0
     settings = AppSettings(
-        http, grpc if grpc is not None else "" if ray else "127.0.0.1:8001", admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
+        http, grpc if grpc is not None else "" if ray else "127.0.0.1:8001", admin, grpc_admin, tuple(allow_host or ()), os.environ.get("JOULEFLOW_TOKEN", ""),
         os.environ.get("JOULEFLOW_ADMIN_TOKEN", ""), insecure, quantity(core_power, "W") or 0.0,
     )  # fmt: skip
 

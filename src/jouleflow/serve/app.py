@@ -26,12 +26,13 @@ from jouleflow.serve.server import Server, ServerSettings, open_server
 
 @dataclass(frozen=True, slots=True)
 class AppSettings:
-    """Where to listen; grpc empty: not at all. admin: a listener that may load and unload models; empty: there is none. tokens: from the
-    environment, never from the command line. core_w: power of a busy core, where no meter is found."""
+    """Where to listen; grpc empty: not at all. admin, and grpc_admin over gRPC: a listener that may load and unload models; empty: there
+    is none. tokens: from the environment, never from the command line. core_w: power of a busy core, where no meter is found."""
 
     http: str = "127.0.0.1:8000"
     grpc: str = ""
     admin: str = ""
+    grpc_admin: str = ""
     allow_hosts: tuple[str, ...] = ()
     token: str = ""
     admin_token: str = ""
@@ -47,7 +48,7 @@ class App:
         self.ports: dict[str, int] = {}
         self._listeners: list[tuple[asyncio.Server, Connections]] = []
         self._sweeps: list[asyncio.Task[None]] = []
-        self._rpc: Any = None
+        self._rpcs: list[Any] = []
         self.history = History(server, open_meter(self._processes, settings.core_w))
 
     async def start(self, note: Callable[[str], None] = lambda _: None) -> None:
@@ -56,19 +57,22 @@ class App:
         Raises InputError for an address that cannot be used, an admin listener without a token, or shared memory offered to other machines.
         """
         s = self.settings
-        if s.admin and not s.admin_token:
-            raise InputError("--admin needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
+        for flag, address in (("--admin", s.admin), ("--grpc-admin", s.grpc_admin)):
+            if address and not s.admin_token:
+                raise InputError(f"{flag} needs a token of its own: set JOULEFLOW_ADMIN_TOKEN")
         if self.server.settings.shared_memory:
-            for address in filter(None, (s.http, s.grpc, s.admin)):
+            for address in filter(None, (s.http, s.grpc, s.admin, s.grpc_admin)):
                 check_loopback(address, "--shared-memory")
         await self.server.load_all(note)
         self._sweeps.append(asyncio.get_running_loop().create_task(self.history.run()))
         self._sweeps.append(asyncio.get_running_loop().create_task(self.server.watch()))
         await self._listen("http", s.http, s.token, admin=False)
         if s.grpc:
-            await self._listen_rpc(s.grpc)
+            await self._listen_rpc("grpc", s.grpc, s.token, admin=False)
         if s.admin:
             await self._listen("admin", s.admin, s.admin_token, admin=True)
+        if s.grpc_admin:
+            await self._listen_rpc("grpc_admin", s.grpc_admin, s.admin_token, admin=True)
 
     def _processes(self) -> list[int]:
         return [os.getpid(), *(m.process.pid for m in self.server.models.values())]
@@ -82,14 +86,14 @@ class App:
         self._listeners.append((listener, connections))
         self._sweeps.append(asyncio.get_running_loop().create_task(connections.sweep()))
 
-    async def _listen_rpc(self, address: str) -> None:
+    async def _listen_rpc(self, name: str, address: str, token: str, admin: bool) -> None:
         from jouleflow.serve.rpc import make_rpc_server
 
         host, port = parse_address(address)
-        access = make_access(host, self.settings.allow_hosts, self.settings.token, self.settings.insecure)
-        rpc = make_rpc_server(self.server, access, self.server.settings.limits)
-        self.ports["grpc"] = await rpc.start(f"{host}:{port}")
-        self._rpc = rpc
+        access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
+        rpc = make_rpc_server(self.server, access, self.server.settings.limits, admin)
+        self.ports[name] = await rpc.start(f"{host}:{port}")
+        self._rpcs.append(rpc)
 
     async def stop(self) -> None:
         """Closes the listeners, answers what was accepted, ends the models."""
@@ -97,8 +101,7 @@ class App:
             listener.close()
             connections.drain()
         await self.server.stop()
-        if self._rpc is not None:
-            await self._rpc.stop()
+        await asyncio.gather(*(rpc.stop() for rpc in self._rpcs))
         for _, connections in self._listeners:
             await connections.close(self.server.settings.limits.drain_s)
         for sweep in self._sweeps:

@@ -230,8 +230,10 @@ def run_cluster(
 
     host, _ = parse_address(settings.http)
     make_access(host, settings.allow_hosts, settings.token, settings.insecure)
-    if settings.grpc or settings.admin:
-        raise InputError("--grpc and --admin are not offered with --ray: HTTP only, and models as the folder has them")
+    if settings.grpc or settings.admin or settings.grpc_admin:
+        raise InputError(
+            "--grpc, --admin and --grpc-admin are not offered with --ray: HTTP only, and models as the folder has them"
+        )
     with (
         deployed(folder, server, settings.core_w, cluster, note) as (running, n_nodes),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

@@ -18,7 +18,11 @@ def ready_only(body: memoryview) -> bool:
 
 def check_load(body: memoryview) -> None:
     """Raises RequestError when a request to load brings a configuration or files of its own."""
-    given = as_object(_asked(body).get("parameters", {}), "parameters")
+    check_load_parameters(as_object(_asked(body).get("parameters", {}), "parameters"))
+
+
+def check_load_parameters(given: dict[str, Any]) -> None:
+    """As `check_load`, of the parameters alone."""
     if given:
         raise RequestError(
             400, f"parameters {sorted(given)[:8]}: nothing of it is taken from a request, put it into the repository"
@@ -27,7 +31,11 @@ def check_load(body: memoryview) -> None:
 
 def check_unload(body: memoryview) -> None:
     """Raises RequestError when a request to unload says more than unload_dependents, of which there are none."""
-    given = as_object(_asked(body).get("parameters", {}), "parameters")
+    check_unload_parameters(as_object(_asked(body).get("parameters", {}), "parameters"))
+
+
+def check_unload_parameters(given: dict[str, Any]) -> None:
+    """As `check_unload`, of the parameters alone."""
     if unknown := sorted(given.keys() - {"unload_dependents"}):
         raise RequestError(400, f"parameters {unknown[:8]}: only unload_dependents is known")
     as_flag(given.get("unload_dependents", False), "parameters.unload_dependents")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ from jouleflow.policy.job import End, Job, Result
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
+from jouleflow.serve.control import check_load_parameters, check_unload_parameters
 from jouleflow.serve.fields import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Ask, Given, Wanted
@@ -52,10 +54,11 @@ class _NoResult(RequestError):
 
 
 class Rpc:
-    """The calls of the service."""
+    """The calls of the service. admin: whether this listener may load and unload models."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, server: Server, admin: bool = False) -> None:
+        self.server, self.admin = server, admin
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.n_calls = 0  # that came, of any kind
         self.open = asyncio.Event()  # not set: calls that come wait
         self.open.set()
@@ -70,7 +73,7 @@ class Rpc:
         return message("ModelReadyResponse")(ready=self.server.find(request.name, request.version).ready)
 
     async def server_metadata(self, request: Any, context: Any) -> Any:
-        return message("ServerMetadataResponse")(**describe.server_metadata(self.server, False))
+        return message("ServerMetadataResponse")(**describe.server_metadata(self.server, self.admin))
 
     async def model_metadata(self, request: Any, context: Any) -> Any:
         return message("ModelMetadataResponse")(
@@ -81,6 +84,41 @@ class Rpc:
         models = [self.server.find(request.name, request.version)] if request.name else self.server.models.values()
         stats = [{k: v for k, v in describe.statistics(m).items() if k != "jouleflow"} for m in models]
         return message("ModelStatisticsResponse")(model_stats=stats)
+
+    async def model_config(self, request: Any, context: Any) -> Any:
+        return message("ModelConfigResponse")(
+            config=describe.model_config(self.server.find(request.name, request.version))
+        )
+
+    async def repository_index(self, request: Any, context: Any) -> Any:
+        self._check_control(request)
+        return message("RepositoryIndexResponse")(models=describe.index(self.server, request.ready))
+
+    async def repository_model_load(self, request: Any, context: Any) -> Any:
+        self._check_control(request)
+        check_load_parameters(_plain(request.parameters))
+        await self._to_its_end(self.server.load(request.model_name))
+        return message("RepositoryModelLoadResponse")()
+
+    async def repository_model_unload(self, request: Any, context: Any) -> Any:
+        self._check_control(request)
+        check_unload_parameters(_plain(request.parameters))
+        self.server.find(request.model_name)
+        await self._to_its_end(self.server.unload(request.model_name))
+        return message("RepositoryModelUnloadResponse")()
+
+    def _check_control(self, request: Any) -> None:
+        if not self.admin:
+            raise NotOffered("model control is on the admin listener only; see --grpc-admin")
+        if request.repository_name:
+            raise RequestError(400, "repository_name must be empty: there is one repository")
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Does it, also when who asked for it goes away meanwhile: half a load would leave a process behind."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
 
     async def system_shared_memory_status(self, request: Any, context: Any) -> Any:
         found = {r["name"]: r for r in self.server.regions.status(request.name)}
@@ -273,8 +311,13 @@ def _guarded(rpc: Rpc, call: Call, access: Access) -> Call:
             await context.abort(error.code, str(error), _retry(error.retry_s))
         except RequestError as error:
             await context.abort(_code(error.status), str(error))
+        except InputError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except KeyError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
+        except Exception:  # gRPC would tell its sender what it says, folders and all
+            logging.getLogger(__name__).exception("a call failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "the server could not do it")
 
     return run
 
@@ -312,9 +355,9 @@ class RpcListener:
         await stopped
 
 
-def make_rpc_server(server: Server, access: Access, limits: Limits) -> RpcListener:
-    """The gRPC server, not yet listening."""
-    rpc = Rpc(server)
+def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool = False) -> RpcListener:
+    """The gRPC server, not yet listening. admin: as of `Rpc`."""
+    rpc = Rpc(server, admin)
     names = {name: "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_") for name, _, _ in methods()}
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
