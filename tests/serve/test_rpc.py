@@ -22,7 +22,8 @@ from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import SERVICE, message, methods
-from jouleflow.serve.rpc import ask_of
+from jouleflow.serve.request_error import RequestError
+from jouleflow.serve.rpc import MAX_VALUES, ask_of
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
@@ -79,6 +80,45 @@ def test_a_deadline_reaches_the_queue(server: Running) -> None:
     c = assert_adds_up(server, "slow")
     assert c["rejected"] + c["expired"] + c["cancelled"] == 1
     assert c["completed"] == 15
+
+
+def asked_of_typed(datatype: str, shape: list[int], **contents: Any) -> bytes:
+    """The bytes of an input that was sent as numbers."""
+    ports = (Port("x", datatype, (-1, -1)),)
+    served: Any = SimpleNamespace(decoder=Decoder(ports, (Port("y", "FP32", (-1, 4)),), True, 1 << 24))
+    asked = message("ModelInferRequest")(
+        inputs=[{"name": "x", "datatype": datatype, "shape": shape, "contents": contents}]
+    )
+    asked.inputs[0].contents.MergeFromString(b"\x78\x01")  # a field that nobody knows
+    return bytes(ask_of(asked, served, None).data[0])
+
+
+def test_numbers_that_are_not_sent_raw() -> None:
+    floats = [0.0, -1.5, float("inf"), 3.25] * 100
+    for datatype, field, values, dtype in (
+        ("FP32", "fp32_contents", floats, np.float32),
+        ("FP64", "fp64_contents", floats, np.float64),
+        ("BOOL", "bool_contents", [True, False, False, True] * 100, np.bool_),
+        ("INT8", "int_contents", [-128, 127, 0, -1] * 100, np.int8),
+        ("INT64", "int64_contents", [-(2**63), 2**63 - 1, 0, -1] * 100, np.int64),
+        ("UINT8", "uint_contents", [255, 0, 1, 2] * 100, np.uint8),
+        ("UINT64", "uint64_contents", [2**64 - 1, 0, 2**63, 1] * 100, np.uint64),
+    ):
+        assert asked_of_typed(datatype, [100, 4], **{field: values}) == np.array(values, dtype).tobytes(), datatype
+    assert asked_of_typed("BYTES", [2, 1], bytes_contents=[b"ab", b""]) == b"\2\0\0\0ab\0\0\0\0"
+
+
+def test_what_would_keep_the_loop_long_is_refused_before_it_is_looked_at() -> None:
+    many = MAX_VALUES + 4
+    for why, datatype, shape, contents in (
+        ("has 4 values, but", "INT8", [2, 4], {"int_contents": [1000] * 4}),  # and the values are wrong too
+        ("has 8 values, but", "BYTES", [1, 4], {"bytes_contents": [b"\xff"] * 8}),
+        ("must be sent in raw_input_contents", "INT8", [many // 4, 4], {"int_contents": [1000] * many}),
+        ("must be sent in raw_input_contents", "BYTES", [many // 4, 4], {"bytes_contents": [b"\xff"] * many}),
+        ("is sent in fp32_contents", "FP32", [1, 4], {"fp32_contents": [1.0] * 4, "int_contents": [1]}),
+    ):
+        with pytest.raises(RequestError, match=why):
+            asked_of_typed(datatype, shape, **contents)
 
 
 def test_a_deadline_that_has_passed_is_a_deadline() -> None:
@@ -268,6 +308,54 @@ def test_a_token_is_needed_beyond_this_machine(tmp_path: Path) -> None:
                 live(ask, metadata=metadata)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert live(ask, metadata=[("authorization", "Bearer secret")]).live
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def begun(stream: int, n_bytes: int) -> bytes:
+    """A call whose message of so many bytes begins and does not go on."""
+    sent = {":method": "POST", ":scheme": "http", ":path": f"/{SERVICE}/ModelInfer", ":authority": "localhost", "te": "trailers", "content-type": "application/grpc"}  # fmt: skip
+    block = b"".join(b"\0" + bytes([len(k)]) + k.encode() + bytes([len(v)]) + v.encode() for k, v in sent.items())
+    return frame(1, 4, stream, block) + frame(0, 0, stream, b"\0" + struct.pack(">I", n_bytes) + b"\x0a\x06double")
+
+
+def test_messages_that_arrive_are_bounded_together_and_in_time(tmp_path: Path) -> None:
+    affine(tmp_path / "double.onnx")
+    limits = Limits(max_body_bytes=1 << 20, max_arriving_bytes=2 << 20, body_s=2.0)
+    with (
+        serving(tmp_path, ServerSettings(limits=limits), BOTH) as server,
+        socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s,
+    ):
+        s.settimeout(20)
+        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        s.sendall(b"".join(begun(1 + 2 * k, 1 << 19) for k in range(5)))
+        heard = b""
+        while heard.count(b"too many large messages are arriving") < 1 or heard.count(b"grpc-status") < 1:
+            heard += s.recv(65536)
+        with channel_to(server) as channel:  # those two places are not in the way of what is quick
+            call(channel)(request("double", np.ones((1, 4))), timeout=10)
+        while b"more than 2 s to arrive" not in heard:
+            heard += s.recv(65536)
+        s.sendall(begun(11, 1 << 19))  # there is room again
+        after = b""
+        while b"to arrive" not in after:
+            after += s.recv(65536)
+            assert b"too many" not in after
+
+
+def test_a_call_without_a_message_and_one_that_is_none_are_told_so(server: Running) -> None:
+    with channel_to(server) as channel:
+        path = f"/{SERVICE}/ServerLive"
+        for refused, why in (
+            (lambda: channel.stream_unary(path)(iter(()), timeout=10), "there is no message"),
+            (lambda: channel.unary_unary(path)(b"\x0f", timeout=10), "is no ServerLiveRequest"),
+        ):
+            with pytest.raises(grpc.RpcError, match=why) as caught:
+                refused()
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_reflection_and_model_control_are_not_there(server: Running) -> None:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model; max_arriving_bytes: of large
-    bodies that are being received, over all connections of a listener; max_region_bytes: of all registered regions of shared memory."""
+    bodies that are being received, over all connections of a listener; max_region_bytes: of all registered regions of shared memory.
+
+    Only gRPC's core knows how long a message will be, so that one that takes a while counts as max_body_bytes of those that arrive. What
+    its core holds of messages that come quickly is bounded by max_calls times max_body_bytes alone."""
 
     max_body_bytes: int = 64 << 20
     max_header_bytes: int = 16 << 10

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class RequestError(Exception):
-    """What is wrong with a request, for its sender. status: of HTTP."""
+    """What is wrong with a request, for its sender. status: of HTTP. retry_s: when to ask again; 0 when that would be of no use."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_s: float = 0.0) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_s = status, retry_s
 
 
 class NotOffered(RequestError):

@@ -11,12 +11,14 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from jouleflow.errors import InputError
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve import describe
 from jouleflow.serve.access import Access
+from jouleflow.serve.arrivals import Arrivals
 from jouleflow.serve.control import check_load_parameters, check_unload_parameters
 from jouleflow.serve.fields import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US
 from jouleflow.serve.limits import Limits
@@ -30,6 +32,7 @@ from jouleflow.serve.tensor_data import check_shape, check_size, check_strings
 
 QUIET_S, LINGER_S = 0.1, 2.0  # when stopping: until no call has come for so long, and at most so long
 LEAST_S = 1e-6  # a deadline that has passed is one too
+MAX_VALUES = 1 << 20  # integers or strings that are not sent raw: each is a Python object for a moment
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND, 409: grpc.StatusCode.ALREADY_EXISTS, 413: grpc.StatusCode.RESOURCE_EXHAUSTED, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED,
@@ -40,17 +43,6 @@ CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-
-
-class _NoResult(RequestError):
-    """A request that was not answered. takes: whether the model took requests when it came. One that it refused all the same was one
-    too many, which another server may be told at once as well; HTTP says 429 or 503 of it."""
-
-    def __init__(self, result: Result, takes: bool) -> None:
-        super().__init__(result.status, result.message)
-        too_many = takes and result.end is End.REJECTED
-        self.code = grpc.StatusCode.RESOURCE_EXHAUSTED if too_many else _code(result.status)
-        self.retry_s = result.retry_s
 
 
 class Rpc:
@@ -138,6 +130,8 @@ class Rpc:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Result] = loop.create_future()
         job = served.job(ask_of(request, served, remaining_s), monotonic(), lambda r: _set(answered, r))
+        request_id = request.id
+        del request  # while it waits its tensors are needed once only
         takes = served.ready and not self.server.draining
         self.server.offer(served, job)
         try:
@@ -146,12 +140,13 @@ class Rpc:
             _gone(job)
             raise
         if result.end is not End.COMPLETED:
-            raise _NoResult(result, takes)
+            too_many = takes and result.end is End.REJECTED  # whatever HTTP says of it
+            raise RequestError(429 if too_many else result.status, result.message, result.retry_s)
         spec = served.spec
         return message("ModelInferResponse")(
             model_name=spec.name,
             model_version=spec.version,
-            id=request.id,
+            id=request_id,
             outputs=[
                 {"name": want.name, "datatype": datatype, "shape": shape, "parameters": _extent_parameters(want.extent)}
                 for want, (datatype, shape, _) in zip(job.payload.header.wanted, result.values, strict=True)
@@ -213,7 +208,7 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
             inputs.append(Given(each.name, each.datatype, shape, extent.size_bytes, extent))
             parts.append(extent)
             continue
-        raw = next(raw_of) if raws else _contents(each, where)
+        raw = next(raw_of) if raws else _contents(each, shape, where)
         check_size(each.datatype, shape, len(raw), where)
         if each.datatype == "BYTES":
             check_strings(raw, shape, each.name)
@@ -261,26 +256,44 @@ def _whole(request: Any, name: str, most: int) -> int:
     return value
 
 
-def _contents(tensor: Any, where: str) -> bytes:
-    field = CONTENTS.get(tensor.datatype)
+def _contents(tensor: Any, shape: tuple[int, ...], where: str) -> bytes:
+    """The bytes of a tensor that is not among the raw ones. What would keep the loop long is refused before it is looked at."""
+    field, contents = CONTENTS.get(tensor.datatype), tensor.contents
     if field is None:
         raise RequestError(400, f"{where}: {tensor.datatype} must be sent in raw_input_contents")
-    values = getattr(tensor.contents, field)
+    given = [each.name for each, _ in contents.ListFields()]
+    if given not in ([], [field]):
+        raise RequestError(400, f"{where}.contents has {given}: {tensor.datatype} is sent in {field}")
+    values, n_values = getattr(contents, field), _product(shape)
+    if len(values) != n_values:
+        raise RequestError(400, f"{where}.contents has {len(values)} values, but {list(shape)} is {n_values}")
+    if tensor.datatype in ("FP32", "FP64", "BOOL"):
+        return _as_sent(contents)
+    if n_values > MAX_VALUES:
+        raise RequestError(
+            400, f"{where}: more than {MAX_VALUES} of {tensor.datatype} must be sent in raw_input_contents"
+        )
     if tensor.datatype == "BYTES":
-        array = np.empty(len(values), np.object_)
+        array = np.empty(n_values, np.object_)
         array[:] = list(values)
         return encode_strings(array)
-    array = np.array(values)
+    numbers = np.fromiter(values, np.uint64 if field == "uint64_contents" else np.int64, n_values)
     dtype = NUMPY[tensor.datatype]
-    if array.size and dtype.kind in "iu":
-        info = np.iinfo(dtype.str)
-        if array.min() < info.min or array.max() > info.max:
-            raise RequestError(400, f"{where}.contents has values outside {tensor.datatype}")
-    return array.astype(dtype).tobytes()
+    info = np.iinfo(dtype.str)
+    if numbers.size and (numbers.min() < info.min or numbers.max() > info.max):
+        raise RequestError(400, f"{where}.contents has values outside {tensor.datatype}")
+    return numbers.astype(dtype).tobytes()
 
 
-def _code(status: int) -> Any:
-    return CODES.get(status, grpc.StatusCode.INTERNAL)
+def _as_sent(contents: Any) -> bytes:
+    """Numbers of a fixed size, or truths, as they are in a message: a byte of field, their length in bytes by sevens of bits, and
+    themselves, which is how the tensor has them too. By way of Python's numbers a message could take seconds."""
+    contents.DiscardUnknownFields()
+    sent: bytes = contents.SerializeToString()
+    at = 1
+    while at < len(sent) and sent[at] & 0x80:
+        at += 1
+    return sent[at + 1 :]
 
 
 def _retry(retry_s: float) -> tuple[tuple[str, str], ...]:
@@ -288,13 +301,23 @@ def _retry(retry_s: float) -> tuple[tuple[str, str], ...]:
     return (("grpc-retry-pushback-ms", str(math.ceil(retry_s * 1e3))),) if retry_s > 0 else ()
 
 
+def _decoded(asked: Any, raw: bytes | None) -> Any:
+    if raw is None:
+        raise RequestError(400, "there is no message")
+    try:
+        return asked.FromString(raw)
+    except DecodeError as error:
+        raise RequestError(400, f"the message is no {asked.DESCRIPTOR.name}") from error
+
+
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
-def _guarded(rpc: Rpc, call: Call, access: Access) -> Call:
-    """The call behind the access check, its errors as statuses."""
+def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrivals) -> Call:
+    """The call behind the access check, its errors as statuses. It takes its message itself, as a stream of one: so it is known that one
+    is on its way, and nothing is taken from who may not ask."""
 
-    async def run(request: Any, context: Any) -> Any:
+    async def run(_: Any, context: Any) -> Any:
         rpc.n_calls += 1
         if not rpc.open.is_set():
             await rpc.open.wait()
@@ -304,13 +327,11 @@ def _guarded(rpc: Rpc, call: Call, access: Access) -> Call:
             if refused is not None:
                 await context.abort(CODES[refused[0]], refused[1])
         try:
-            return await call(request, context)
+            return await call(_decoded(asked, await arrivals.message(context)), context)
         except NotOffered as error:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
-        except _NoResult as error:
-            await context.abort(error.code, str(error), _retry(error.retry_s))
         except RequestError as error:
-            await context.abort(_code(error.status), str(error))
+            await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error), _retry(error.retry_s))
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except KeyError as error:
@@ -357,11 +378,11 @@ class RpcListener:
 
 def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool = False) -> RpcListener:
     """The gRPC server, not yet listening. admin: as of `Rpc`."""
-    rpc = Rpc(server, admin)
+    rpc, arrivals = Rpc(server, admin), Arrivals(limits)
     names = {name: "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_") for name, _, _ in methods()}
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
-            _guarded(rpc, getattr(rpc, names[name]), access), asked.FromString, answer.SerializeToString
+        name: grpc.stream_unary_rpc_method_handler(
+            _guarded(rpc, getattr(rpc, names[name]), asked, access, arrivals), None, answer.SerializeToString
         )
         for name, asked, answer in methods()
     }
