@@ -92,7 +92,7 @@ class App:
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
         rpc = make_rpc_server(self.server, access, self.server.settings.limits, admin)
-        self.ports[name] = await rpc.start(f"{host}:{port}")
+        self.ports[name] = await rpc.start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         self._rpcs.append(rpc)
 
     async def stop(self) -> None:

@@ -23,6 +23,7 @@ class Arrivals:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.n_arriving_bytes = 0  # at most, of messages that are late
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def message(self, context: Any) -> bytes | None:
         """The message of a call, undecoded; None when there is none.
@@ -37,16 +38,22 @@ class Arrivals:
         raw = reading.result()
         return None if raw is grpc.aio.EOF else raw
 
+    def end(self) -> None:
+        """Waits for no message that is late: the server is stopping."""
+        self._ended.set_result(None)
+
     async def _late(self, reading: asyncio.Task[Any]) -> None:
         limits, n_bytes = self.limits, self.limits.max_body_bytes
         if self.n_arriving_bytes + n_bytes > limits.max_arriving_bytes:
             raise RequestError(429, "too many large messages are arriving", retry_s=1.0)
         self.n_arriving_bytes += n_bytes
         try:
-            done, _ = await asyncio.wait((reading,), timeout=limits.body_s)
+            await asyncio.wait((reading, self._ended), timeout=limits.body_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.n_arriving_bytes -= n_bytes
-        if not done:
+        if not reading.done():
+            if self._ended.done():
+                raise RequestError(503, "the server is stopping", retry_s=1.0)
             raise RequestError(504, f"the message took more than {limits.body_s:g} s to arrive")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -313,6 +314,12 @@ def _decoded(asked: Any, raw: bytes | None) -> Any:
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
+async def _end(context: Any, code: Any, why: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+    """Ends a call with a status, unless gRPC has ended it itself: its message was too large once inflated."""
+    with suppress(grpc.aio.InternalError):
+        await context.abort(code, why, more)
+
+
 def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrivals) -> Call:
     """The call behind the access check, its errors as statuses. It takes its message itself, as a stream of one: so it is known that one
     is on its way, and nothing is taken from who may not ask."""
@@ -325,20 +332,20 @@ def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrival
         if access.token:
             refused = access.refusal("localhost", "", sent.get("authorization", ""))
             if refused is not None:
-                await context.abort(CODES[refused[0]], refused[1])
+                await _end(context, CODES[refused[0]], refused[1])
         try:
             return await call(_decoded(asked, await arrivals.message(context)), context)
         except NotOffered as error:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
+            await _end(context, grpc.StatusCode.UNIMPLEMENTED, str(error))
         except RequestError as error:
-            await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error), _retry(error.retry_s))
+            await _end(context, CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error), _retry(error.retry_s))
         except InputError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await _end(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except KeyError as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
+            await _end(context, grpc.StatusCode.NOT_FOUND, str(error.args[0]))
         except Exception:  # gRPC would tell its sender what it says, folders and all
             logging.getLogger(__name__).exception("a call failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "the server could not do it")
+            await _end(context, grpc.StatusCode.INTERNAL, "the server could not do it")
 
     return run
 
@@ -346,8 +353,8 @@ def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrival
 class RpcListener:
     """A gRPC server on an address of its own."""
 
-    def __init__(self, rpc: Rpc, core: Any, drain_s: float) -> None:
-        self._rpc, self._core, self._drain_s = rpc, core, drain_s
+    def __init__(self, rpc: Rpc, arrivals: Arrivals, core: Any, drain_s: float) -> None:
+        self._rpc, self._arrivals, self._core, self._drain_s = rpc, arrivals, core, drain_s
 
     async def start(self, address: str) -> int:
         """The port, once it listens there.
@@ -373,6 +380,7 @@ class RpcListener:
         stopped = asyncio.ensure_future(self._core.stop(self._drain_s))
         await asyncio.sleep(0)  # now it has begun
         self._rpc.open.set()
+        self._arrivals.end()
         await stopped
 
 
@@ -403,4 +411,4 @@ def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool 
     ]
     made = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    return RpcListener(rpc, made, limits.drain_s)
+    return RpcListener(rpc, arrivals, made, limits.drain_s)
