@@ -415,6 +415,14 @@ def test_a_call_without_a_message_and_one_that_is_none_are_told_so(server: Runni
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_classification_is_refused_and_not_ignored(server: Running) -> None:
+    asked = request("double", np.ones((1, 4)))
+    asked.outputs.add(name="y").parameters["classification"].int64_param = 3
+    with channel_to(server) as channel, pytest.raises(grpc.RpcError, match="classification") as caught:
+        call(channel, "ModelInfer")(asked)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_reflection_and_model_control_are_not_there(server: Running) -> None:
     with channel_to(server) as channel:
         for method in (

@@ -219,6 +219,9 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
     unknown = sorted(set(names) - set(decoder.outputs))
     if unknown or len(set(names)) != len(names):
         raise RequestError(400, f"outputs {names}: the model has {decoder.outputs}, each at most once")
+    for k, output in enumerate(request.outputs):
+        if "classification" in output.parameters:
+            raise RequestError(400, f"outputs[{k}].parameters.classification is not supported: ask for the scores")
     timeout_s = _whole(request, "timeout", MAX_TIMEOUT_US) * 1e-6
     limits = [timeout_s] if timeout_s else []
     if remaining_s is not None:
