@@ -6,7 +6,7 @@ The utility is log(throughput / (latency / SLO)) of the answers in time, by mode
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. The profile that simulated figures come from is measured anew before each trace, and its times
 are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then. The
-oracle is the best of fixed choices for the arrivals as they came. The second box is the same models with two threads a batch, as
+oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told.
 """
 
@@ -111,30 +111,37 @@ def slowed(model: SimModel, factor: float) -> SimModel:
 
 
 def simulated(
-    profile: ServingProfile, times: dict[str, np.ndarray], interference: Any, with_oracle: bool, slower: float = 1.0
+    profile: ServingProfile,
+    times: dict[str, np.ndarray],
+    seconds: float,
+    interference: Any,
+    with_oracle: bool,
+    slower: float = 1.0,
 ) -> dict[str, Any]:
-    """Figures of every policy. slower: than when the profile was measured."""
+    """Figures of every policy. seconds: of the load. slower: than when the profile was measured."""
     models, out = {n: slowed(m, slower) for n, m in sim_models(profile).items()}, dict[str, Any]()
     for policy in POLICIES:
         o = simulate_serving(models, times, profile.n_cores, policy, interference)
         done = sum(len(m.latency_s) for m in o.models.values())
         out[policy] = figures(
             {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
-            o.duration_s,
+            seconds,
             energy_j(profile, o) / max(done, 1),
         )
     if with_oracle:
-        best = find_oracle(models, times, profile.n_cores, interference)
-        out["oracle"] = {"utility": best.value, "exhaustive": best.exhaustive, "choices": dict(best.choices)}
+        best = find_oracle(models, times, profile.n_cores, seconds, interference)
+        out["oracle"] = {
+            "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
+        }  # fmt: skip
     return out
 
 
 def figures(
-    models: dict[str, tuple[np.ndarray, np.ndarray, int]], duration_s: float, j_per_request: float | None
+    models: dict[str, tuple[np.ndarray, np.ndarray, int]], seconds: float, j_per_request: float | None
 ) -> dict[str, Any]:
-    """Utility, share in time, throughput and percentiles over all models."""
+    """Utility, share in time, throughput and percentiles over all models. seconds: of the load."""
     utility = np.mean(
-        [windowed_utility(at, late, SLO_MS[n] / 1e3, duration_s) for n, (at, late, count) in models.items() if count]
+        [windowed_utility(at, late, SLO_MS[n] / 1e3, seconds) for n, (at, late, count) in models.items() if count]
     )
     met = sum(int((late <= SLO_MS[n] / 1e3).sum()) for n, (_, late, _) in models.items())
     asked = sum(count for _, _, count in models.values())
@@ -143,7 +150,7 @@ def figures(
         n: {
             "p50_s": float(np.median(late)),
             "p99_s": float(np.percentile(late, 99)),
-            "throughput_hz": len(late) / duration_s,
+            "throughput_hz": len(late) / seconds,
         }
         for n, (_, late, _) in models.items()
         if len(late)
@@ -219,7 +226,9 @@ def main() -> None:
                     interference = fit_interference(profiles[box].cells)
                     with_oracle = seed < a.oracle and box == "six"
                     slower = float(np.mean(row_s)) / profiled_row_s if row_s else 1.0
-                    for policy, got in simulated(profiles[box], times, interference, with_oracle, slower).items():
+                    for policy, got in simulated(
+                        profiles[box], times, a.seconds, interference, with_oracle, slower
+                    ).items():
                         rows.append({**case, "how": "simulated", "policy": policy, "slower": slower, **got})
                 keep(rows, profiles)
                 print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
@@ -231,7 +240,7 @@ def main() -> None:
     for trace in TRACES:
         for seed in range(a.seeds):
             for policy, got in simulated(
-                profiles[first], arrivals(trace, 120.0, a.seconds, seed), contended, False
+                profiles[first], arrivals(trace, 120.0, a.seconds, seed), a.seconds, contended, False
             ).items():
                 rows.append(
                     {

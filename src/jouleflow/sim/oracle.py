@@ -1,8 +1,9 @@
 """The best that fixed choices could have done under a load that is known: each model has one choice of `policy.bcedge`, found by trying
 all on the simulated box.
 
-All combinations are tried where there are few; otherwise one model after the other, all its choices with those of the others as
-they are, until none improves. That is then a bound from below on the best, and said to be.
+All combinations are tried where there are few. Otherwise the search goes one model after the other, all its choices with those of the
+others as they are, until none improves, and that from several starts. What it finds is then only a bound from below on the best,
+and said to be. A policy that changes its mind, or that has no recourse to the table, may be above either.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from jouleflow.policy.batch import BatchPolicy
-from jouleflow.policy.bcedge import CHOICES, TABLE, BcEdge, Choice
+from jouleflow.policy.bcedge import BATCHES, CHOICES, GREEDY, INSTANCES, TABLE, BcEdge, Choice
 from jouleflow.policy.utility import utility
 from jouleflow.profile.interference import Interference
 from jouleflow.sim.serving import Float, ServingOutcome, SimModel, simulate_with
@@ -22,6 +23,12 @@ from jouleflow.sim.serving import Float, ServingOutcome, SimModel, simulate_with
 MAX_TRIED = 400  # combinations, beyond which models are taken in turn
 MAX_PASSES = 4
 WINDOW_S = 1.0
+STARTS = (  # of the search: the nearest that a fixed choice comes to each policy
+    TABLE,
+    GREEDY,  # delay, and aimd once it has grown
+    CHOICES.index(Choice(8, INSTANCES[-1], True)),  # fixed
+    CHOICES.index(Choice(BATCHES[-1], INSTANCES[-1], True)),  # deeprt
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +39,39 @@ class Oracle:
     value: float
     exhaustive: bool
 
+    @property
+    def claim(self) -> str:
+        """What the value is, for people."""
+        return "best of all fixed choices" if self.exhaustive else "best found, a lower bound"
 
-def mean_utility(outcome: ServingOutcome) -> float:
-    """Over the models and the windows of a second in which requests of them were answered or should have been."""
+
+def mean_utility(outcome: ServingOutcome, load_s: float) -> float:
+    """Over the models and the windows of a second in which requests of them were answered or should have been. load_s: as of
+    `windowed_utility`."""
     values = [
-        windowed_utility(m.arrival_s, m.latency_s, m.slo_s, outcome.duration_s)
-        for m in outcome.models.values()
-        if m.n_requests
+        windowed_utility(m.arrival_s, m.latency_s, m.slo_s, load_s) for m in outcome.models.values() if m.n_requests
     ]
     return float(np.mean(values)) if values else 0.0
 
 
-def windowed_utility(arrival_s: Float, latency_s: Float, slo_s: float, duration_s: float) -> float:
-    """Mean over windows of a second of the utility of the requests that came in them and were answered."""
-    n = max(int(duration_s / WINDOW_S), 1)
+def windowed_utility(arrival_s: Float, latency_s: Float, slo_s: float, load_s: float) -> float:
+    """Mean over windows of a second of the utility of the requests that came in them and were answered.
+
+    load_s: for how long requests came, not until when they were answered: a run that ends just before or after a whole second
+    would otherwise have a window more or less than another of the same load. What is left after the last whole second counts
+    with the last window.
+    """
+    n = max(int(load_s / WINDOW_S), 1)
+    span_s = np.full(n, WINDOW_S)
+    span_s[-1] = load_s - (n - 1) * WINDOW_S
     window = np.minimum((arrival_s / WINDOW_S).astype(int), n - 1)
     count, total_s = np.bincount(window, minlength=n), np.bincount(window, latency_s, minlength=n)
     good = np.bincount(window, latency_s <= slo_s, minlength=n)
     return float(
         np.mean(
             [
-                utility(int(g), t / c if c else slo_s, WINDOW_S, slo_s)
-                for g, t, c in zip(good, total_s, count, strict=True)
+                utility(int(g), t / c if c else slo_s, s, slo_s)
+                for g, t, c, s in zip(good, total_s, count, span_s, strict=True)
             ]
         )
     )
@@ -61,14 +79,17 @@ def windowed_utility(arrival_s: Float, latency_s: Float, slo_s: float, duration_
 
 def choices_worth_trying(model: SimModel, n_cores: int) -> tuple[int, ...]:
     """Those that differ for a model: no batch beyond its largest, no more at once than there are instances and cores."""
-    most = min(model.n_instances, n_cores)
     seen: dict[Choice, int] = {}
-    for number, c in enumerate(CHOICES):
-        same = Choice(
-            min(c.n_rows, model.max_batch), min(c.n_instances, most), c.hold and min(c.n_rows, model.max_batch) > 1
-        )
-        seen.setdefault(same, number)
+    for number in range(len(CHOICES)):
+        seen.setdefault(_effect(number, model, n_cores), number)
     return tuple(seen.values())
+
+
+def _effect(number: int, model: SimModel, n_cores: int) -> Choice:
+    """What a choice comes to for a model."""
+    c = CHOICES[number]
+    n_rows = min(c.n_rows, model.max_batch)
+    return Choice(n_rows, min(c.n_instances, model.n_instances, n_cores), c.hold and n_rows > 1)
 
 
 def constant(number: int) -> BatchPolicy:
@@ -80,29 +101,51 @@ def find_oracle(
     models: Mapping[str, SimModel],
     arrivals_s: Mapping[str, Float],
     n_cores: int,
+    load_s: float,
     interference: Interference | None = None,
-    value: Callable[[ServingOutcome], float] = mean_utility,
+    value: Callable[[ServingOutcome, float], float] = mean_utility,
 ) -> Oracle:
-    """The best fixed choices for requests that arrive at those times."""
+    """The best fixed choices for requests that arrive at those times, or the best that were found where there are too many to try. load_s:
+    for how long they come.
+    """
+    known = dict[tuple[int, ...], float]()
 
     def worth(choices: Mapping[str, int]) -> float:
-        policies = {n: constant(c) for n, c in choices.items()}
-        return value(simulate_with(models, arrivals_s, n_cores, policies, interference))
+        key = tuple(choices[n] for n in models)
+        if key not in known:
+            policies = {n: constant(c) for n, c in choices.items()}
+            known[key] = value(simulate_with(models, arrivals_s, n_cores, policies, interference), load_s)
+        return known[key]
 
     options: dict[str, Sequence[int]] = {n: choices_worth_trying(m, n_cores) for n, m in models.items()}
-    if np.prod([len(o) for o in options.values()]) <= MAX_TRIED:
-        tried = [dict(zip(options, each, strict=True)) for each in product(*options.values())]
-        values = [worth(t) for t in tried]
-        best = int(np.argmax(values))
-        return Oracle(tried[best], values[best], True)
-    chosen = dict.fromkeys(models, TABLE)
-    best_value = worth(chosen)
+    exhaustive = bool(np.prod([len(o) for o in options.values()]) <= MAX_TRIED)
+    found: list[Mapping[str, int]]
+    if exhaustive:
+        found = [dict(zip(options, each, strict=True)) for each in product(*options.values())]
+    else:
+        found = [
+            _climbed({n: _same(start, m, n_cores, options[n]) for n, m in models.items()}, options, worth)
+            for start in STARTS
+        ]
+    best = max(found, key=worth)
+    return Oracle(best, worth(best), exhaustive)
+
+
+def _same(number: int, model: SimModel, n_cores: int, options: Sequence[int]) -> int:
+    """Which of the options does the same for a model."""
+    return next(o for o in options if _effect(o, model, n_cores) == _effect(number, model, n_cores))
+
+
+def _climbed(
+    chosen: Mapping[str, int], options: Mapping[str, Sequence[int]], worth: Callable[[Mapping[str, int]], float]
+) -> Mapping[str, int]:
+    """Where changing one model's choice at a time leads to."""
     for _ in range(MAX_PASSES):
-        improved = False
-        for name in models:
+        before = chosen
+        for name in options:
             for option in options[name]:
-                if option != chosen[name] and (found := worth({**chosen, name: option})) > best_value + 1e-6:
-                    chosen, best_value, improved = {**chosen, name: option}, found, True
-        if not improved:
+                if worth({**chosen, name: option}) > worth(chosen) + 1e-6:
+                    chosen = {**chosen, name: option}
+        if chosen == before:
             break
-    return Oracle(chosen, best_value, False)
+    return chosen
