@@ -1,6 +1,8 @@
 """`profile`, then `serve --dry-run` from it; `train` says what it lacks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,26 @@ def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
     affine(models / "two" / "model.onnx", factor=9)
     done = CliRunner().invoke(app, ["serve", str(models), "--dry-run", "--profile", str(folder / "p.json")])
     assert "other versions of ['two']" in str(done.exception)
+
+
+def test_a_box_that_holds_nothing_is_infeasible(folder: Path) -> None:
+    models = folder / "models"
+    run(folder, "profile", str(models), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
+    (models / "two" / "jouleflow.toml").write_text("slo_ms = 0.0001\nmax_batch = 2\n")
+    command = [
+        sys.executable,
+        "-m",
+        "jouleflow",
+        "serve",
+        str(models),
+        "--dry-run",
+        "--profile",
+        str(folder / "p.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "infeasible: no load is held under table" in done.stderr
+    assert "its SLO is 100 ns: raise slo_ms" in done.stderr
 
 
 def test_a_profile_of_a_model_whose_weights_lie_beside_it(folder: Path) -> None:

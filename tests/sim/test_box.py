@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jouleflow.errors import InputError
+from jouleflow.errors import Infeasible, InputError
 from jouleflow.profile.interference import NoInterference, Pairwise
 from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile
 from jouleflow.sim.box import energy_j, load_held, sim_models
@@ -52,6 +52,24 @@ def test_neighbours_and_the_loop_take_from_it() -> None:
     beside = Pairwise({(a, b): 1.5 for a in ("quick", "slow") for b in ("quick", "slow")})
     assert sum(load_held(made_up(), beside, "table").rate_hz.values()) < 0.85 * free
     assert sum(load_held(made_up(front_s=0.005), NoInterference(), "table").rate_hz.values()) < 0.85 * free
+
+
+def test_a_row_that_takes_longer_than_its_slo_is_no_load_that_is_held() -> None:
+    """Whatever the policy, and however rare the model."""
+    for policy, mix in (("table", None), ("delay", None), ("table", {"quick": 1e4, "slow": 1})):
+        with pytest.raises(
+            Infeasible, match=r"of slow are in time; a row of it takes 20 ms, and its SLO is 15 ms: raise"
+        ):
+            load_held(made_up(slo_s=0.015), NoInterference(), policy, mix)
+
+
+def test_a_cold_core_counts_too() -> None:
+    profile = made_up(slo_s=0.025)
+    cold = {n: m.model_copy(update={"cold_s": 0.010}) for n, m in profile.models.items()}
+    with pytest.raises(
+        Infeasible, match="a row of it takes 20 ms and 10 ms more on a core that was idle, and its SLO is 25 ms"
+    ):
+        load_held(profile.model_copy(update={"models": cold}), NoInterference(), "table")
 
 
 def test_energy_is_of_the_busy_time() -> None:

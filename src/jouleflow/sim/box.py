@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jouleflow.errors import InputError
+from jouleflow.errors import Infeasible, InputError
 from jouleflow.profile.interference import Interference
 from jouleflow.profile.serving import ServingProfile, Wakes
 from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
+from jouleflow.units import format_quantity
 
 STEPS = 7  # of the search: the rate is found within 1 %
 HEADROOM = 1.3  # over what the cores or the server's loop could do if nothing else took time: nothing above can be held
@@ -72,9 +73,10 @@ def load_held(
     with_clients: bool = False,
 ) -> Held:
     """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time, over
-    duration_s or some ten thousand requests.
+    duration_s or some ten thousand requests. Every model is asked at least once, however small its share.
 
-    Raises InputError for a mix of other models, or a model without an SLO.
+    Raises InputError for a mix of other models, or a model without an SLO; Infeasible when not even a thousandth of what the cores
+    could do is held.
     """
     mix = dict(mix) if mix else dict.fromkeys(profile.models, 1.0)
     if unknown := sorted(set(mix) - set(profile.models)) or sorted(n for n, share in mix.items() if share <= 0):
@@ -91,6 +93,7 @@ def load_held(
         random = np.random.default_rng(seed)
         seconds = min(max(MAX_REQUESTS / rate_hz, least_s), duration_s)
         times = {n: make_arrivals(arrivals, rate_hz * share, seconds, random) for n, share in mix.items()}
+        times = {n: t if len(t) else random.uniform(0, seconds, 1) for n, t in times.items()}
         outcome = simulate_serving(models, times, profile.n_cores, policy, interference)
         return min(m.in_time_frac for m in outcome.models.values()), outcome
 
@@ -99,7 +102,7 @@ def load_held(
     )
     loop_s = sum(share * (models[n].front.request_s + models[n].front.answer_s) for n, share in mix.items())
     high_hz = HEADROOM / max(cost_s / profile.n_cores, loop_s)
-    low_hz, held = high_hz / 1e3, run(high_hz / 1e3)[1]
+    low_hz, held = high_hz / 1e3, None
     for _ in range(STEPS + 3):
         middle_hz = (low_hz + high_hz) / 2
         frac, outcome = run(middle_hz)
@@ -107,6 +110,10 @@ def load_held(
             low_hz, held = middle_hz, outcome
         else:
             high_hz = middle_hz
+    if held is None:
+        frac, held = run(low_hz)
+        if frac < least_frac:
+            raise Infeasible(_why_nothing_is_held(models, held, policy, low_hz))
     spent_j = energy_j(profile, held)
     return Held(
         {n: low_hz * share for n, share in mix.items()},
@@ -115,4 +122,16 @@ def load_held(
         held.busy_s / held.duration_s / profile.n_cores,
         spent_j / max(sum(len(m.latency_s) for m in held.models.values()), 1),
         spent_j / held.duration_s,
+    )
+
+
+def _why_nothing_is_held(models: Mapping[str, SimModel], outcome: ServingOutcome, policy: str, rate_hz: float) -> str:
+    """Of a run in which hardly anything was asked and yet too much was late."""
+    name = min(outcome.models, key=lambda n: outcome.models[n].in_time_frac)
+    model = models[name]
+    row, cold, slo = (format_quantity(s, "s") for s in (model.latencies.of(1), model.cold_s, model.slo_s))
+    return (
+        f"no load is held under {policy}: of {rate_hz:.3g} requests/s only {outcome.models[name].in_time_frac:.0%} of those of {name} are "
+        f"in time; a row of it takes {row}{f' and {cold} more on a core that was idle' if model.cold_s else ''}, and its SLO is {slo}: "
+        f"raise slo_ms in its jouleflow.toml, or serve a smaller model"
     )
