@@ -117,6 +117,33 @@ def test_rapl_counts_past_its_end(tmp_path: Path) -> None:
     assert meter.core_w == pytest.approx(4.0)  # nothing was busy: what was known stays
 
 
+def test_what_is_in_a_package_or_around_it_is_not_counted_again(tmp_path: Path) -> None:
+    """Of a laptop whose psys is a zone beside its package, and of a machine with two dies."""
+    for zone, name in (
+        ("0", "package-0"),
+        ("0:0", "core"),
+        ("0:1", "dram"),
+        ("1", "psys"),
+        ("10", "package-1-die-0"),
+        ("2", ""),
+    ):
+        place = tmp_path / f"intel-rapl:{zone}"
+        place.mkdir()
+        (place / "max_energy_range_uj").write_text("999999\n")
+        (place / "energy_uj").write_text("0\n")
+        if name:
+            (place / "name").write_text(f"{name}\n")
+    meter = open_meter(lambda: [], root=tmp_path)
+    assert isinstance(meter, RaplMeter)
+    assert [z.name for z in meter.zones] == ["intel-rapl:0", "intel-rapl:10"]
+    for zone in tmp_path.iterdir():
+        (zone / "energy_uj").write_text("100000\n")
+    assert meter.read_j() == pytest.approx(0.2)
+    for name in ("0", "10"):
+        (tmp_path / f"intel-rapl:{name}" / "name").write_text("psys\n")
+    assert open_meter(lambda: [], root=tmp_path).provenance == "modelled"
+
+
 def test_busy_core_seconds_leave_idle_and_waiting_out(tmp_path: Path) -> None:
     (tmp_path / "stat").write_text("cpu  100 20 30 4000 500 6 7 8 9 0\ncpu0 1 2 3 4\n")
     assert machine_busy_core_s(tmp_path / "stat") == (100 + 20 + 30 + 6 + 7 + 8) / TICKS_PER_S

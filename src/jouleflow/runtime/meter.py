@@ -94,9 +94,19 @@ def machine_busy_core_s(stat: Path = Path("/proc/stat")) -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / TICKS_PER_S
 
 
+def _is_package(zone: Path) -> bool:
+    """Whether a zone is a processor package. Cores and memory are in their package, and psys counts it again with the rest of the
+    machine.
+
+    Source: Linux powercap, the file `name`: package-0, package-0-die-1, core, uncore, dram or psys.
+    """
+    try:
+        return (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False
+
+
 def open_meter(processes: Callable[[], Iterable[int]], core_w: float = ASSUMED_CORE_W, root: Path = RAPL) -> Meter:
     """The best meter that there is here."""
-    zones = (
-        [z for z in sorted(root.glob("intel-rapl:?")) if os.access(z / "energy_uj", os.R_OK)] if root.is_dir() else []
-    )
+    zones = [z for z in sorted(root.glob("intel-rapl:*")) if _is_package(z) and os.access(z / "energy_uj", os.R_OK)]
     return RaplMeter(zones, machine_busy_core_s) if zones else CpuTimeMeter(processes, core_w)
