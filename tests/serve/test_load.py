@@ -41,6 +41,27 @@ def test_open_loop_sends_all_at_the_given_times(tmp_path: Path) -> None:
         assert json.loads(done.output)["slo_attained_frac"] == 1.0
 
 
+def test_a_recorded_file_is_replayed_at_its_own_rate_or_at_another(tmp_path: Path) -> None:
+    """40 requests in 0.4 s, one after another two seconds later."""
+    affine(tmp_path / "models" / "double" / "model.onnx")
+    recorded = tmp_path / "recorded.csv"
+    recorded.write_text("time_s\n" + "".join(f"{7 + 0.01 * k}\n" for k in range(40)) + "9.39\n")
+    with serving(tmp_path / "models") as server:
+        arguments = ["load", f"http://127.0.0.1:{server.port}", "double", "--arrivals", str(recorded), "--json"]
+        for more, n in (((), 41), (("--duration", "0.2s"), 20), (("--duration", "0.2s", "--rate", "171.5"), 40)):
+            done = CliRunner().invoke(app, [*arguments, *more])
+            assert done.exit_code == 0, (done.output, done.exception)
+            assert json.loads(done.stdout)["requests"] == n
+
+
+@pytest.mark.parametrize("kind", ["poisson", "steady"])
+def test_arrivals_that_are_made_up_need_a_rate(kind: str) -> None:
+    done = CliRunner().invoke(app, ["load", "http://127.0.0.1:1", "double", "--arrivals", kind])
+    assert isinstance(done.exception, InputError)
+    assert f"--arrivals {kind} needs --rate" in str(done.exception)
+    assert CliRunner().invoke(app, ["load", "http://127.0.0.1:1", "double", "--rate", "-1"]).exit_code == 2
+
+
 def test_inputs_in_shared_memory(tmp_path: Path) -> None:
     affine(tmp_path / "double.onnx")
     before = set(Path("/dev/shm").iterdir())

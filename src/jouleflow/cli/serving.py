@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,10 @@ from jouleflow.cli.terminal import (
     quantity,
 )
 from jouleflow.errors import InputError, MissingCapability
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PROFILE = Path("jouleflow-out/profile.json")
 ProfileFile = Annotated[Path, typer.Option("--profile", help="The file that `jouleflow profile` writes.")]
@@ -121,8 +125,13 @@ def profile(
 def load(
     url: Annotated[str, typer.Argument(help="The server, such as http://127.0.0.1:8000.")],
     model: Annotated[str, typer.Argument(help="The model.")],
-    rate: Annotated[float, typer.Option(help="Requests a second; 0 keeps --in-flight of them in flight.")] = 0.0,
-    arrivals: Annotated[str, typer.Option(help="steady, poisson, bursty, diurnal, or a recorded .csv.")] = "poisson",
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Requests a second; 0: as recorded, or --in-flight of them kept in flight.")
+    ] = 0.0,
+    arrivals: Annotated[
+        str | None,
+        typer.Option(help="steady, poisson, bursty, diurnal, or a recorded .csv.  [default with --rate: poisson]"),
+    ] = None,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests in flight when there is no --rate.")] = 16,
     duration: Duration = "10s",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
@@ -138,18 +147,11 @@ def load(
     _need_serving()
     import os
 
-    import numpy as np
-
     from jouleflow.load.report import load_report, report_lines
     from jouleflow.load.run import Load
-    from jouleflow.trace.arrivals import load_arrivals, make_arrivals
 
-    seconds, random = quantity(duration, "s") or 10.0, np.random.default_rng(seed)
-    times = None
-    if rate > 0 and arrivals.endswith((".csv", ".csv.gz")):
-        times = load_arrivals(Path(arrivals), random, rate, seconds)
-    elif rate > 0:
-        times = make_arrivals(arrivals, rate, seconds, random)
+    seconds = quantity(duration, "s") or 10.0
+    times = _arrivals(arrivals, rate, seconds, seed)
     slo_s, timeout_s = (quantity(t, "s") or 0.0 if t else 0.0 for t in (slo, timeout))
     asked = Load(
         url.rstrip("/"),
@@ -168,6 +170,27 @@ def load(
     if not as_json:
         for what, how_much in report_lines(done):
             out.print(f"{what:<12} {how_much}", highlight=False, soft_wrap=True)
+
+
+def _arrivals(kind: str | None, rate_hz: float, duration_s: float, seed: int) -> NDArray[np.float64] | None:
+    """When requests are sent; None for a closed loop, which is what neither --rate nor --arrivals asks for.
+
+    Raises InputError for arrivals that are made up and have no rate, or a damaged file.
+    """
+    import numpy as np
+
+    from jouleflow.trace.arrivals import load_arrivals, make_arrivals
+
+    random = np.random.default_rng(seed)
+    if kind is not None and kind.endswith((".csv", ".csv.gz")):
+        return load_arrivals(Path(kind), random, rate_hz, duration_s)
+    if rate_hz > 0:
+        return make_arrivals(kind or "poisson", rate_hz, duration_s, random)
+    if kind is not None:
+        raise InputError(
+            f"--arrivals {kind} needs --rate, requests a second; without both, --in-flight are kept in flight"
+        )
+    return None
 
 
 @app.command()
