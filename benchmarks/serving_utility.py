@@ -19,6 +19,7 @@ import itertools
 import json
 import shutil
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -35,6 +36,7 @@ from jouleflow.load.client import open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.requests import measure_requests
 from jouleflow.load.run import Load, random_requests
+from jouleflow.load.told import energy_of_all
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.latencies import Latencies
@@ -126,7 +128,11 @@ def simulated(
         out[policy] = figures(
             {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
             seconds,
-            energy_j(profile, o) / max(done, 1),
+            {
+                "provenance": "modelled",
+                "source": f"busy core seconds at the profile's power of a core ({profile.energy}: {profile.energy_source})",
+                "j_per_request_modelled": energy_j(profile, o) / done if done else None,
+            },
         )
     if with_oracle:
         best = find_oracle(models, times, profile.n_cores, seconds, interference)
@@ -137,9 +143,10 @@ def simulated(
 
 
 def figures(
-    models: dict[str, tuple[np.ndarray, np.ndarray, int]], seconds: float, j_per_request: float | None
+    models: dict[str, tuple[np.ndarray, np.ndarray, int]], seconds: float, energy: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Utility, share in time, throughput and percentiles over all models. seconds: of the load."""
+    """Utility, share in time, throughput and percentiles over all models, and the energy as it is known: its keys end in how. seconds:
+    of the load."""
     utility = np.mean(
         [windowed_utility(at, late, SLO_MS[n] / 1e3, seconds) for n, (at, late, count) in models.items() if count]
     )
@@ -157,7 +164,7 @@ def figures(
     }
     return {
         "utility": float(utility), "in_time_frac": met / asked, "throughput_hz": sum(e["throughput_hz"] for e in each.values()),
-        "p50_of_slo": float(np.median(relative)), "p99_of_slo": float(np.percentile(relative, 99)), "j_per_request": j_per_request, "models": each,
+        "p50_of_slo": float(np.median(relative)), "p99_of_slo": float(np.percentile(relative, 99)), "energy": dict(energy), "models": each,
     }  # fmt: skip
 
 
@@ -179,13 +186,14 @@ def live(server: LocalServer) -> dict[str, Any]:
 
 
 def measured(server: LocalServer, times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
+    before = live(server)
     start_s, answers = uvloop.run(drive(server, times))
+    energy = energy_of_all(before, live(server))
     models = {}
     for n, a in answers.items():
         good = np.array(a.status) == 200
         models[n] = ((np.array(a.start_s) - start_s)[good].clip(0), np.array(a.latency_s)[good], len(a.status))
-    joules = [s["j_per_request"] for s in live(server)["samples"][-int(seconds) :] if s["j_per_request"]]
-    return figures(models, seconds, float(np.mean(joules)) if joules else None)
+    return figures(models, seconds, energy)
 
 
 def main() -> None:

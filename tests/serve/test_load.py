@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from jouleflow.load.answers import Answers
 from jouleflow.load.client import infer_request, open_loop
 from jouleflow.load.report import NOT_TOLD, load_report, report_lines
 from jouleflow.load.run import Load, run_load
-from jouleflow.load.told import Counted, Energy, Told, between, read_told
+from jouleflow.load.told import Counted, Energy, Told, between, energy_of_all, read_told
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
@@ -119,6 +120,37 @@ def test_what_the_server_counted_meanwhile() -> None:
     assert between(after, before, 0.5) == {"server": None, "energy": None}, "it was started again"
     nothing = between(before, before, None)
     assert nothing["server"]["queue_mean_s"] is nothing["energy"]["j_per_request"] is None
+
+
+@pytest.mark.parametrize("provenance", ["measured", "modelled"])
+def test_energy_of_a_request_is_all_that_was_spent_over_all_that_completed(provenance: str) -> None:
+    def live(energy_j: float, *completed: int) -> dict[str, Any]:
+        models = {str(k): {"totals": {"completed": n, "rejected": 9}} for k, n in enumerate(completed)}
+        return {"meter": {"provenance": provenance, "source": "a guess"}, "energy_j": energy_j, "models": models}
+
+    found = energy_of_all(live(3.0, 10, 5), live(8.0, 12, 13))
+    assert found == {
+        "provenance": provenance,
+        "source": "a guess",
+        "n_completed": 10,
+        f"energy_j_{provenance}": 5.0,
+        f"j_per_request_{provenance}": 0.5,
+    }
+    assert energy_of_all(live(3.0, 10), live(8.0, 10))[f"j_per_request_{provenance}"] is None
+
+
+def test_energy_of_a_server_under_load(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        affine(tmp_path / name / "model.onnx")
+    with serving(tmp_path) as server:
+        before = json.loads(server.ask("GET", "/live.json")[2])
+        for name, n in (("one", 30), ("two", 20)):
+            run_load(Load(f"http://127.0.0.1:{server.port}", name, np.linspace(0, 0.2, n)))
+        found = energy_of_all(before, json.loads(server.ask("GET", "/live.json")[2]))
+    assert found["n_completed"] == 50
+    provenance = server.app.history.meter.provenance
+    assert found[f"j_per_request_{provenance}"] == pytest.approx(found[f"energy_j_{provenance}"] / 50)
+    assert found[f"energy_j_{provenance}"] > 0
 
 
 def test_a_server_that_tells_nothing_is_not_guessed_at() -> None:

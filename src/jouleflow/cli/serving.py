@@ -246,9 +246,10 @@ def demo_serve(output: Out = Path("jouleflow-out/serve"), seed: Seed = 0, as_jso
         )  # fmt: skip
     out.print(table)
     energy = report["energy"]
-    if energy["j_per_request"] is not None:
+    power_w, j_per_request = (energy[f"{key}_{energy['provenance']}"] for key in ("power_w", "j_per_request"))
+    if j_per_request is not None:
         out.print(
-            f"energy ({energy['provenance']}: {energy['source']}): {energy['power_w']:.2f} W, {energy['j_per_request'] * 1e3:.3g} mJ a request"
+            f"energy ({energy['provenance']}: {energy['source']}): {power_w:.2f} W, {j_per_request * 1e3:.3g} mJ a request"
         )
     out.print(f"\npage: [bold]{output / 'report.html'}[/]   data: {output / 'report.json'}")
 

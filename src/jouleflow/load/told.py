@@ -101,3 +101,24 @@ def between(before: Told, after: Told, latency_mean_s: float | None) -> dict[str
             "j_per_inference": spent_j / n_rows if n_rows else None,
         }
     return out
+
+
+def energy_of_all(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What a whole server spent between two readings of its /live.json, over the requests of all its models that completed meanwhile. Keys
+    end in the meter's provenance, so that what is measured and what is modelled never have one name. j_per_request: None when
+    nothing completed.
+
+    A mean of the page's ratios of each second would be another figure: a second with little to do counts as much there as a full one.
+    """
+    provenance = after["meter"]["provenance"]
+    spent_j = after["energy_j"] - before["energy_j"]
+    n_completed = sum(
+        sum(model["totals"]["completed"] for model in live["models"].values()) * sign
+        for live, sign in ((after, 1), (before, -1))
+    )
+    return {
+        **after["meter"],
+        "n_completed": n_completed,
+        f"energy_j_{provenance}": spent_j,
+        f"j_per_request_{provenance}": spent_j / n_completed if n_completed > 0 else None,
+    }
