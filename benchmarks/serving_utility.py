@@ -1,13 +1,14 @@
 """BCEdge's utility of each policy: six models mixed, Poisson and recorded arrivals, simulated and on the real server.
 
-python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1]
+python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--resimulate]
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. The profile that simulated figures come from is measured anew before each trace, and its times
 are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
-an operator might set it: then two batches at once fight for the cores, which no policy is told.
+an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate measures nothing: what
+is simulated in the JSON there is gets computed anew, from the profiles of the same run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import shutil
+import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -40,7 +43,7 @@ from jouleflow.load.told import energy_of_all
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import ServingProfile, save_profile
+from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
@@ -58,6 +61,11 @@ TRACES = {
 RATES_HZ = (30.0, 100.0)  # of each model
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
 RIVALS = ("delay", "aimd", "deeprt")
+CONTENDED_HZ = 120.0
+CONTENDED = Pairwise(
+    {(m, m): 2.5 for m in SLO_MS}
+)  # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
+Rows = list[dict[str, Any]]
 
 
 def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str, np.ndarray]:
@@ -79,6 +87,10 @@ def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str,
 WHOLE: dict[tuple[str, float], np.ndarray] = {}
 
 
+def profile_path(box: str, trace: str) -> Path:
+    return OUT / f"{box}_{trace}.json"
+
+
 def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
     """Measured now; whatever an earlier run kept is not used."""
     cells = OUT / "cells" / folder.name / trace
@@ -92,7 +104,7 @@ def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
         )
     found = uvloop.run(profile_models(wanted, cells, budget_s))
     found = measure_requests(found, folder)
-    save_profile(found, OUT / f"{folder.name}_{trace}.json")
+    save_profile(found, profile_path(folder.name, trace))
     return found
 
 
@@ -140,6 +152,62 @@ def simulated(
             "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
         }  # fmt: skip
     return out
+
+
+def simulated_rows(
+    case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace, slower: float
+) -> Rows:
+    """Of a piece; with the oracle where that was asked for."""
+    times = arrivals(case["trace"], case["rate_hz"], a.seconds, case["seed"])
+    with_oracle = case["seed"] < a.oracle and case["box"] == "six"
+    found = simulated(profile, times, a.seconds, interference, with_oracle, slower)
+    return [{**case, "how": "simulated", "policy": policy, "slower": slower, **got} for policy, got in found.items()]
+
+
+def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterable[int], a: argparse.Namespace) -> Rows:
+    """On the box whose batches disturb each other."""
+    rows: Rows = []
+    for trace, seed in itertools.product(traces, seeds):
+        case = {"box": "contended", "trace": trace, "rate_hz": CONTENDED_HZ, "seed": seed}
+        rows += simulated_rows(case, profile, CONTENDED, a, 1.0)
+    return rows
+
+
+def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
+    """The rows of the JSON there is, with all that is simulated computed anew. As contended are taken the pieces that were, and of a run that
+    did not get so far those that were measured."""
+    told = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]
+    a.seconds = told.get("seconds") or a.seconds
+    if not a.seconds:
+        sys.exit("the JSON does not say how long its pieces are: give the --seconds of its run")
+    rows: Rows = [r for r in told["rows"] if r["how"] != "simulated"]
+    slower = {piece(r): r["slower"] for r in told["rows"] if r["how"] == "simulated" and r["box"] != "contended"}
+    profiles: dict[str, ServingProfile] = {}
+    for (box, trace), of in itertools.groupby(slower, key=lambda p: p[:2]):
+        path = profile_path(box, trace)
+        if told.get("profiles", {}).get(path.name, digest(path)) != digest(path):
+            sys.exit(f"{path} is of another run than the JSON: measure again, or put back the profile of that run")
+        profiles[box] = load_profile(path)
+        interference = fit_interference(profiles[box].cells)
+        for key in of:
+            case = dict(zip(PIECE, key, strict=True))
+            rows += simulated_rows(case, profiles[box], interference, a, slower[key])
+        print(box, trace, flush=True)
+    first = next(iter(profiles))
+    pieces = [piece(r) for r in told["rows"] if r["box"] == "contended"] or [p for p in slower if p[0] == first]
+    rows += contended_rows(profiles[first], dict.fromkeys(p[1] for p in pieces), dict.fromkeys(p[3] for p in pieces), a)
+    return rows, profiles
+
+
+PIECE = ("box", "trace", "rate_hz", "seed")
+
+
+def piece(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in PIECE)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def figures(
@@ -198,18 +266,39 @@ def measured(server: LocalServer, times: dict[str, np.ndarray], seconds: float) 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seconds", type=float, help="of a piece; 6, or as in the JSON there is")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--real", type=int, default=1)
     parser.add_argument("--oracle", type=int, default=1, help="seeds that get an oracle")
     parser.add_argument("--profile-seconds", type=float, default=60)
     parser.add_argument("--boxes", default="six,six_two_threads")
+    parser.add_argument("--resimulate", action="store_true", help="only what is simulated, of the JSON there is")
     a = parser.parse_args()
+    rows, profiles = resimulate(a) if a.resimulate else measure(a)
+    keep(rows, profiles, a.seconds)
+    for box in (*profiles, "contended"):
+        for how in ("simulated", "measured"):
+            for rate_hz in (*RATES_HZ, CONTENDED_HZ):
+                line = {p: s for p in (*POLICIES, "oracle") if (s := summary(rows, box, how, p, rate_hz)) is not None}
+                if line:
+                    best = max(line[p][0] for p in RIVALS)
+                    print(
+                        box,
+                        how,
+                        rate_hz,
+                        line,
+                        f"bcedge over the best of {RIVALS}: {line['bcedge'][0] / best - 1:+.1%}",
+                    )
+
+
+def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
+    """Everything, anew; the JSON is written after each trace."""
+    a.seconds = a.seconds or 6.0
     boxes = {
         "six": make_repository(OUT / "six"),
         "six_two_threads": make_repository(OUT / "six_two_threads", threads=2),
     }
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     profiles: dict[str, ServingProfile] = {}
     probe, turns = Probe([Repository(boxes["six"]).find(n).path for n in SLO_MS]), itertools.count()
     for box in a.boxes.split(","):
@@ -221,6 +310,7 @@ def main() -> None:
                 before_s = probe.row_s()
                 profiles[box] = profile_box(boxes[box], a.profile_seconds, trace)
                 profiled_row_s = (before_s + probe.row_s()) / 2
+                interference = fit_interference(profiles[box].cells)
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
@@ -231,50 +321,14 @@ def main() -> None:
                         got = measured(servers[policy], times, a.seconds)
                         how = "measured" if k < len(servers) else AGAIN
                         rows.append({**case, "how": how, "policy": policy, **got})
-                    interference = fit_interference(profiles[box].cells)
-                    with_oracle = seed < a.oracle and box == "six"
                     slower = float(np.mean(row_s)) / profiled_row_s if row_s else 1.0
-                    for policy, got in simulated(
-                        profiles[box], times, a.seconds, interference, with_oracle, slower
-                    ).items():
-                        rows.append({**case, "how": "simulated", "policy": policy, "slower": slower, **got})
-                keep(rows, profiles)
+                    rows += simulated_rows(case, profiles[box], interference, a, slower)
+                keep(rows, profiles, a.seconds)
                 print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
             for policy, server in servers.items():
                 rows.append({"box": box, "how": "counted", "policy": policy, **learned(server)})
-    first = a.boxes.split(",")[0]
-    # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
-    contended = Pairwise({(m, m): 2.5 for m in SLO_MS})
-    for trace in TRACES:
-        for seed in range(a.seeds):
-            for policy, got in simulated(
-                profiles[first], arrivals(trace, 120.0, a.seconds, seed), a.seconds, contended, False
-            ).items():
-                rows.append(
-                    {
-                        "box": "contended",
-                        "how": "simulated",
-                        "trace": trace,
-                        "rate_hz": 120.0,
-                        "seed": seed,
-                        "policy": policy,
-                        **got,
-                    }
-                )
-    keep(rows, profiles)
-    for box in (*a.boxes.split(","), "contended"):
-        for how in ("simulated", "measured"):
-            for rate_hz in (*RATES_HZ, 120.0):
-                line = {p: s for p in (*POLICIES, "oracle") if (s := summary(rows, box, how, p, rate_hz)) is not None}
-                if line:
-                    best = max(line[p][0] for p in RIVALS)
-                    print(
-                        box,
-                        how,
-                        rate_hz,
-                        line,
-                        f"bcedge over the best of {RIVALS}: {line['bcedge'][0] / best - 1:+.1%}",
-                    )
+    rows += contended_rows(profiles[a.boxes.split(",")[0]], TRACES, range(a.seeds), a)
+    return rows, profiles
 
 
 def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
@@ -291,9 +345,7 @@ def learned(server: LocalServer) -> dict[str, int]:
     return {k: sum(s.get(k, 0) for s in stats) for k in ("learned_decisions", "table_fallbacks")}
 
 
-def summary(
-    rows: list[dict[str, Any]], box: str, how: str, policy: str, rate_hz: float | None = None
-) -> tuple[float, float] | None:
+def summary(rows: Rows, box: str, how: str, policy: str, rate_hz: float | None = None) -> tuple[float, float] | None:
     found = [
         r for r in rows if (r["box"], r["how"], r["policy"]) == (box, how, policy) and rate_hz in (None, r["rate_hz"])
     ]
@@ -304,11 +356,14 @@ def summary(
     )
 
 
-def keep(rows: list[dict[str, Any]], profiles: dict[str, ServingProfile]) -> None:
+def keep(rows: Rows, profiles: dict[str, ServingProfile], seconds: float) -> None:
+    """With what --resimulate must know: how long the pieces are, and which profiles they were simulated from."""
     costs = {
         b: {n: {"front_s": m.front_s, "client_s": m.client_s} for n, m in p.models.items()} for b, p in profiles.items()
     }
-    write_json("serving_utility", {"rows": rows, "front": costs})
+    used = dict.fromkeys(profile_path(r["box"], r["trace"]) for r in rows if r["how"] == "simulated")
+    digests = {path.name: digest(path) for path in used if path.exists()}
+    write_json("serving_utility", {"seconds": seconds, "rows": rows, "front": costs, "profiles": digests})
 
 
 if __name__ == "__main__":
