@@ -43,6 +43,25 @@ def test_slots_run_side_by_side_and_grow(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_model_is_told_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JOULEFLOW_TOKEN", "JOULEFLOW_ADMIN_TOKEN", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hush-hush")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere")
+
+    async def main() -> bytes:
+        process = await ModelProcess.start(Settings(affine(tmp_path / "m.onnx")))
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        await process.stop()
+        return environment
+
+    told = asyncio.run(main())
+    assert b"hush-hush" not in told
+    assert b"TOKEN" not in told
+    kept = dict(entry.split("=", 1) for entry in told.decode().split("\0") if entry)
+    assert kept["LD_LIBRARY_PATH"] == "/somewhere"
+    assert kept["PATH"] == os.environ["PATH"]
+
+
 def test_a_wrong_shape_is_an_answer(tmp_path: Path) -> None:
     async def main() -> None:
         process = await ModelProcess.start(Settings(affine(tmp_path / "m.onnx")))

@@ -11,7 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from jouleflow.runtime.tensors import Piece, Port
 
 MAX_LAYOUTS = 256
 DIED = "the process of the model died"
+# What Python and its libraries go by. Whatever else the server was given is none of a model's business: tokens, keys of other services.
+ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "VIRTUAL_ENV", "GLIBC_TUNABLES")
+ENVIRONMENT_OF = ("LC_", "LD_", "PYTHON", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_", "KMP_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +136,10 @@ class ModelProcess:
                 slots.append((inputs, outputs, slot_link))
                 their_slots.append([inputs.fd, outputs.fd, slot_fd])
             command = [sys.executable, "-m", "jouleflow.runtime.worker", str(their_fd)]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PYTHONUNBUFFERED": "1"}
             fds = [their_fd, *(fd for each in their_slots for fd in each)]
-            child = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=environment)
+            child = subprocess.Popen(
+                command, pass_fds=fds, stdin=subprocess.DEVNULL, env=_environment(os.environ, settings.threads)
+            )
         self = cls(settings, child, link)
         self.slots = slots
         setup = {
@@ -250,6 +254,12 @@ class ModelProcess:
         self.kill()
         while self._child.poll() is None:
             await asyncio.sleep(0.005)
+
+
+def _environment(ours: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Of a model's process: no more of ours than it needs, as it may come to be its model's."""
+    kept = {k: v for k, v in ours.items() if k in ENVIRONMENT or k.startswith(ENVIRONMENT_OF)}
+    return {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _ports(given: list[dict[str, Any]]) -> tuple[Port, ...]:
