@@ -64,7 +64,7 @@ def timeout_s_of(parameters: dict[str, Any]) -> float:
 
 
 def priority_of(parameters: dict[str, Any]) -> int:
-    """The priority that a request asks for; 0 when it does not."""
+    """The priority that a request asks for, which can only be less urgent than its model's; 0 when it does not."""
     value = parameters.get("priority", 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_PRIORITY:
         raise RequestError(400, f"parameters.priority {value!r} must be 0 to {MAX_PRIORITY}")

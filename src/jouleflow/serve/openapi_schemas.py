@@ -60,7 +60,10 @@ PARAMETERS: Schema = {
             **COUNT, "maximum": MAX_TIMEOUT_US,
             "description": "Microseconds that the sender will wait; 0: as the model is set up. What would be later is refused at once.",
         },
-        "priority": {**COUNT, "maximum": MAX_PRIORITY, "description": "1 goes first; 0: the model's own."},
+        "priority": {
+            **COUNT, "maximum": MAX_PRIORITY,
+            "description": "The smaller goes first. Above the model's own, the request lets others go first; at or below it changes nothing.",
+        },
         "binary_data_output": {**FLAG, "description": "Whether all outputs come as bytes after the JSON."},
     },
 }  # fmt: skip

@@ -60,7 +60,7 @@ class ServedModel:
         """The job of a checked request."""
         header, slo_s = ask.header, self.spec.slo_s
         limit_s = min(header.timeout_s or inf, slo_s or inf)
-        priority = header.priority or self.spec.priority
+        priority = max(header.priority, self.spec.priority)  # who goes first is the operator's to say, not a client's
         return Job(ask, ask.size_bytes, header.n_rows, header.kind, now_s, now_s + limit_s, priority, done)
 
     def start(self, start: Start) -> None:
