@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,25 @@ def test_too_much_memory_is_an_error_of_that_batch_only(tmp_path: Path) -> None:
         process.kill()
 
     asyncio.run(main())
+
+
+def test_too_little_memory_to_load_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"may take 100 MiB.*memory_mb"):
+        asyncio.run(ModelProcess.start(Settings(affine(tmp_path / "m.onnx"), memory_bytes=100 << 20)))
+
+
+def test_a_limit_of_who_started_us_is_not_raised(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, pathlib, resource\n"
+        "from jouleflow.runtime.process import ModelProcess, Settings\n"
+        f"path = pathlib.Path({str(affine(tmp_path / 'm.onnx'))!r})\n"
+        "process = asyncio.run(ModelProcess.start(Settings(path, memory_bytes=8 << 30)))\n"
+        "print(resource.prlimit(process.pid, resource.RLIMIT_AS)[1])\n"
+        "process.kill()\n"
+    )
+    command = ["/bin/sh", "-c", 'ulimit -v 4000000 && exec "$@"', "sh", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) == 4_000_000 << 10
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", os.urandom(1000)])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from jouleflow.load.answers import Answers
 from jouleflow.load.client import closed_loop, infer_request, open_loop
+from jouleflow.runtime.memory_limit import SHARE_FRAC, address_space_bytes, machine_memory_bytes
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine, memory_hog
@@ -97,6 +99,32 @@ def test_a_model_that_eats_memory_harms_itself_only(tmp_path: Path) -> None:
         assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200
         assert ready_again(server)
         assert_adds_up(server, "hog")
+
+
+def test_a_model_that_nobody_limited_is_limited(tmp_path: Path) -> None:
+    """Neither model has a jouleflow.toml; the machine's share is made small, and what is asked for is never there to be had."""
+    memory_hog(tmp_path / "hog.onnx")
+    affine(tmp_path / "double.onnx")
+    affine(tmp_path / "free" / "model.onnx")
+    (tmp_path / "free" / "jouleflow.toml").write_text('memory_mb = "unlimited"\n')
+
+    def limit_bytes(name: str) -> int:
+        pid = server.inside(lambda: server.app.server.models[name].process.pid)
+        return resource.prlimit(pid, resource.RLIMIT_AS)[0]
+
+    frac = (64 << 20) / machine_memory_bytes()
+    with serving(tmp_path, ServerSettings(n_cores=2, limits=Limits(model_memory_frac=frac))) as server:
+        assert limit_bytes("hog") == limit_bytes("double") == address_space_bytes(2, frac) < 1100 << 20
+        assert limit_bytes("free") == resource.RLIM_INFINITY
+        ask = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [20_000]}]}  # 1.5 GiB
+        assert server.ask("POST", "/v2/models/hog/infer", ask)[0] in (500, 503)
+        ask["inputs"][0]["data"] = [1000]
+        assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200
+        assert ready_again(server)
+        assert server.ask("POST", "/v2/models/hog/infer", ask)[0] == 200
+        assert_adds_up(server, "hog")
+    with serving(tmp_path) as server:
+        assert SHARE_FRAC * machine_memory_bytes() < limit_bytes("double") != resource.RLIM_INFINITY
 
 
 def test_overload_is_refused_at_once_and_what_is_taken_is_in_time(tmp_path: Path) -> None:

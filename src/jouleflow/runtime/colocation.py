@@ -23,6 +23,7 @@ import onnxruntime as ort
 from jouleflow.errors import InputError
 from jouleflow.profile.serving import Batch, Cell, ProfiledModel, ServingProfile
 from jouleflow.profile.spread import spread_of
+from jouleflow.runtime.memory_limit import address_space_bytes
 from jouleflow.runtime.meter import Meter, cpu_s, open_meter
 from jouleflow.runtime.micro_batch import find_micro_batch
 from jouleflow.runtime.process import ModelProcess, Settings
@@ -106,7 +107,8 @@ async def _processes(wanted: Sequence[Wanted], n_cores: int) -> AsyncIterator[di
     running: dict[str, ModelProcess] = {}
     try:
         for w in wanted:
-            running[w.name] = await ModelProcess.start(Settings(w.path, n_cores, w.threads))
+            memory_bytes = address_space_bytes(n_cores * w.threads)
+            running[w.name] = await ModelProcess.start(Settings(w.path, n_cores, w.threads, memory_bytes))
         yield running
     finally:
         for process in running.values():

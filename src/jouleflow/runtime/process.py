@@ -103,7 +103,9 @@ class ModelProcess:
             raise
         if "error" in ready:
             self.kill()
-            raise ModelError(f"{settings.path.name}: {ready['error']}")
+            raise ModelError(
+                f"{settings.path.name}: {ready['error']}{_of_memory(ready['error'], settings.memory_bytes)}"
+            )
         self.inputs, self.outputs = _ports(ready["inputs"]), _ports(ready["outputs"])
         self.sha256, self.threads = ready["sha256"], ready["threads"]
         self.free, self.alive = list(range(settings.n_slots)), True
@@ -254,6 +256,13 @@ class ModelProcess:
         self.kill()
         while self._child.poll() is None:
             await asyncio.sleep(0.005)
+
+
+def _of_memory(error: str, memory_bytes: int) -> str:
+    """What to say besides, of an error that too little memory may be behind."""
+    if memory_bytes and any(sign in error for sign in ("MemoryError", "bad_alloc", "died")):
+        return f" (it may take {memory_bytes >> 20} MiB: give it more with memory_mb)"
+    return ""
 
 
 def _environment(ours: Mapping[str, str], threads: int) -> dict[str, str]:

@@ -128,7 +128,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
     settings = json.loads(link.recv(MAX_MESSAGE_BYTES))
     if settings["memory_bytes"]:
-        resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
+        _, most = resource.getrlimit(resource.RLIMIT_AS)  # not to be raised: ulimit -v of who started us
+        most = settings["memory_bytes"] if most == resource.RLIM_INFINITY else min(settings["memory_bytes"], most)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")  # when memory runs out, a model goes and not the server

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jouleflow.runtime.memory_limit import SHARE_FRAC
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,6 +27,9 @@ class Limits:
     max_arriving_bytes: int = 1 << 30
     max_regions: int = 128
     max_region_bytes: int = 1 << 30
+    model_memory_frac: float = (
+        SHARE_FRAC  # of the machine's, for a model's process whose jouleflow.toml has no memory_mb
+    )
     header_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_s: float = 60.0  # from there to the end of its body
     send_s: float = 30.0  # that a client may leave an answer unread

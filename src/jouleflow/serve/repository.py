@@ -9,11 +9,12 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jouleflow.errors import InputError
+from jouleflow.runtime.memory_limit import address_space_bytes
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SETTINGS = "jouleflow.toml"
@@ -21,7 +22,8 @@ MODEL = "model.onnx"
 
 
 class ModelSettings(BaseModel):
-    """What `jouleflow.toml` may hold. priority: 1 goes first, 9 last. instances: batches at once; 0 is one a core."""
+    """What `jouleflow.toml` may hold. priority: 1 goes first, 9 last. instances: batches at once; 0 is one a core. memory_mb: address
+    space of the model's process; None is a share of the machine's memory."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,7 +33,7 @@ class ModelSettings(BaseModel):
     instances: Annotated[int, Field(ge=0, le=64)] = 0
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 512
-    memory_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    memory_mb: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["unlimited"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ class ModelSpec:
     @property
     def slo_s(self) -> float:
         return self.settings.slo_ms * 1e-3
+
+    def memory_bytes(self, n_instances: int, share_frac: float) -> int:
+        """Address space of its process with so many batches at once; 0 is no limit. share_frac: of the machine's memory, where its
+        settings say nothing."""
+        s = self.settings
+        if s.memory_mb == "unlimited":
+            return 0
+        return address_space_bytes(n_instances * s.threads, share_frac) if s.memory_mb is None else s.memory_mb << 20
 
     @property
     def priority(self) -> int:

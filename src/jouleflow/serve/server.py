@@ -94,7 +94,8 @@ class Server:
     async def _started(self, spec: ModelSpec) -> ServedModel:
         s = spec.settings
         n_instances = s.instances or max(self.n_cores // s.threads, 1)
-        process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, s.memory_mb << 20))
+        memory_bytes = spec.memory_bytes(n_instances, self.settings.limits.model_memory_frac)
+        process = await ModelProcess.start(Settings(spec.path, n_instances, s.threads, memory_bytes))
         try:
             return await self._warmed(spec, process, n_instances)
         except BaseException:
