@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,12 @@ X = {"x": np.ones((1, 4), np.float32)}
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
 
 
+def statistics(server: Running, model: str) -> dict[str, Any]:
+    return json.loads(server.ask("GET", f"/v2/models/{model}/stats")[2])["model_stats"][0]
+
+
 def counts(server: Running, model: str) -> dict[str, int]:
-    return json.loads(server.ask("GET", f"/v2/models/{model}/stats")[2])["model_stats"][0]["jouleflow"]
+    return statistics(server, model)["jouleflow"]
 
 
 def assert_adds_up(server: Running, model: str) -> dict[str, int]:
@@ -83,6 +88,30 @@ def test_a_killed_model_comes_back_and_loses_nothing_silently(tmp_path: Path) ->
         assert set(later.status) == {200}
         assert assert_adds_up(server, "slow")["failed"] > 0
         assert "jouleflow_model_deaths_total" in server.ask("GET", "/metrics")[2].decode()
+
+
+def test_a_dead_model_is_not_ready_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jouleflow.serve import server as module
+
+    monkeypatch.setattr(module, "RESPAWN_S", (3.0,))  # long enough to be seen
+    affine(tmp_path / "double.onnx")
+    affine(tmp_path / "other.onnx")
+    with serving(tmp_path) as server:
+
+        def states() -> list[int]:
+            paths = ("health/ready", "models/double/ready", "models/other/ready", "health/live")
+            return [server.ask("GET", f"/v2/{path}")[0] for path in paths]
+
+        assert states() == [200, 200, 200, 200]
+        os.kill(server.inside(lambda: server.app.server.models["double"].process.pid), signal.SIGKILL)
+        until = time.monotonic() + 2.0
+        while (found := states()) != [503, 503, 200, 200] and time.monotonic() < until:
+            time.sleep(0.01)
+        assert found == [503, 503, 200, 200]
+        assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 503
+        assert ready_again(server)
+        assert states() == [200, 200, 200, 200]
+        assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200
 
 
 def infer_body() -> dict:
@@ -163,6 +192,8 @@ def test_an_expired_request_never_runs(tmp_path: Path) -> None:
         c = assert_adds_up(server, "slow")
         assert c["expired"] + c["rejected"] == answers.status.count(504) + answers.status.count(503) > 10
         assert answers.status.count(200) == c["completed"]
+        ran = statistics(server, "slow")
+        assert ran["execution_count"] == ran["inference_count"] == c["completed"]
 
 
 def test_who_goes_away_is_not_worked_for(tmp_path: Path) -> None:
