@@ -44,6 +44,9 @@ def serve(
         Path | None, typer.Option(help="Where bcedge writes what it saw and gained, to learn from.")
     ] = None,
     cores: Annotated[int, typer.Option(help="Batches that run at once; one a CPU by default.")] = 0,
+    limits: Annotated[
+        Path | None, typer.Option(help="A TOML file of what the server takes at most, by the names in serve/limits.py.")
+    ] = None,
     admin: Annotated[str, typer.Option(help="A listener that may load and unload, with JOULEFLOW_ADMIN_TOKEN.")] = "",
     grpc_admin: Annotated[str, typer.Option(help="The same over gRPC, such as 127.0.0.1:8003.")] = "",
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
@@ -75,7 +78,10 @@ def serve(
     import os
 
     from jouleflow.serve.app import AppSettings, run_server
+    from jouleflow.serve.limits import Limits, load_limits
     from jouleflow.serve.server import ServerSettings
+
+    most = Limits() if limits is None else load_limits(limits)
 
     ray = ray or ray_address != "local" or nodes > 0
     settings = AppSettings(
@@ -95,9 +101,15 @@ def serve(
             raise InputError(
                 "--policy-net and --slot-log are not offered with --ray: its nodes take what comes with jouleflow"
             )
-        run_cluster(folder, ServerSettings(policy, None, cores), settings, ClusterSettings(ray_address, nodes), note)
+        run_cluster(
+            folder,
+            ServerSettings(policy, None, cores, limits=most),
+            settings,
+            ClusterSettings(ray_address, nodes),
+            note,
+        )
         return
-    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log, shared_memory=shared_memory), settings)
+    run_server(folder, ServerSettings(policy, policy_net, cores, slot_log, most, shared_memory), settings)
 
 
 @app.command()

@@ -1,10 +1,17 @@
-"""What the server takes at most: every one a number that an operator may change."""
+"""What the server takes at most: every one a number that an operator may change, in a file for `jouleflow serve --limits`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
+from jouleflow.errors import InputError, near_matches
 from jouleflow.runtime.memory_limit import SHARE_FRAC
+
+MOST = {"bytes": 1 << 50, "s": 1e6, "frac": 1.0}  # by the unit that a name ends in
+MOST_COUNT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +43,34 @@ class Limits:
     idle_s: float = 75.0  # between requests
     run_s: float = 120.0  # of one batch; a model that takes longer is ended and started again
     drain_s: float = 30.0  # for what was accepted, when the server is told to stop
+
+
+def load_limits(path: Path) -> Limits:
+    """The limits of a TOML file; what it does not name is as it is without one. Whatever is a field of Limits can be in it.
+
+    Raises InputError for a file that cannot be read, a name that is no limit, or a value that cannot be one.
+    """
+    try:
+        given = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    defaults = {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
+    for name, value in given.items():
+        if name not in defaults:
+            raise InputError(f"{path}: {name!r} is no limit: {near_matches(name, defaults)}")
+        _check(f"{path}: {name}", value, defaults[name], MOST.get(name.rpartition("_")[2], MOST_COUNT))
+    return Limits(**given)
+
+
+def _check(where: str, value: Any, default: float, most: float) -> None:
+    """Raises InputError for what cannot be in the place of a default."""
+    if isinstance(default, int):
+        fits = type(value) is int and 1 <= value <= most
+        allowed = f"a whole number, 1 to {most}"
+    else:
+        fits = type(value) in (int, float) and 0 < value <= most
+        allowed = f"a number above 0, up to {most:g}"
+    if not fits:
+        raise InputError(f"{where} = {value!r} must be {allowed}: change it, or leave it out for {default}")

@@ -32,6 +32,7 @@ from jouleflow.serve.shared_memory import Extent, Span
 from jouleflow.serve.tensor_data import check_shape, check_size, check_strings
 
 QUIET_S, LINGER_S = 0.1, 2.0  # when stopping: until no call has come for so long, and at most so long
+LARGEST_OPTION = (1 << 31) - 1  # that gRPC can be told
 LEAST_S = 1e-6  # a deadline that has passed is one too
 MAX_VALUES = 1 << 20  # integers or strings that are not sent raw: each is a Python object for a moment
 CODES = {
@@ -412,6 +413,7 @@ def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool 
         ("grpc.http2.min_ping_interval_without_data_ms", int(limits.least_ping_s * 1000)),
         ("grpc.http2.max_ping_strikes", 2),
     ]
+    options = [(name, min(value, LARGEST_OPTION)) for name, value in options]
     made = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)
     made.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     return RpcListener(rpc, arrivals, made, limits.drain_s)
