@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from jouleflow.errors import InputError
 from jouleflow.load.ask import ask
 
-FOLDER = Path("/dev/shm")
+FOLDER = Path("/dev/shm")  # nosec B108  # files are made with a name of our own, and only if there is none
 Extents = dict[str, dict[str, Any]]  # of each input: its parameters, in the protocol's words
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.request_error import NotOffered, RequestError
 
-FOLDER = "/dev/shm"
+FOLDER = "/dev/shm"  # nosec B108  # nothing is made there, and what is opened is checked
 MAX_NAME = 256
 FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # not blocking: a pipe or a lease would make the server wait
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
