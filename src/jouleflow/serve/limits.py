@@ -54,7 +54,7 @@ def load_limits(path: Path) -> Limits:
         given = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep for Python
         raise InputError(f"{path} is not TOML: {error}") from error
     defaults = {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
     for name, value in given.items():

@@ -84,11 +84,11 @@ def _settings(folder: Path, root: Path) -> ModelSettings:
         return ModelSettings()
     try:
         return ModelSettings(**tomllib.loads(_inside(path, root).read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder.name}/{SETTINGS} is not TOML: {error}") from error
     except ValidationError as error:
         each = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(f"{folder.name}/{SETTINGS}: {each}") from error
+    except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep for Python
+        raise InputError(f"{folder.name}/{SETTINGS} is not TOML: {error}") from error
 
 
 class Repository:
