@@ -51,6 +51,12 @@ def server(shared: Running) -> Iterator[Running]:
     assert_adds_up(shared, "double")
     for name, served in shared.app.server.models.items():
         assert served.ready, name
+        counts, totals = (
+            served.queue.counts,
+            served.queue.totals(),
+        )  # requests of a batch that failed on their own are in both
+        assert totals.n_completed == counts["completed"] >= totals.n_in_time
+        assert totals.n_ended == counts["completed"] + counts["rejected"] + counts["expired"] + counts["failed"]
 
 
 def test_an_input_and_an_output_stay_where_they_are(server: Running) -> None:

@@ -1,17 +1,19 @@
 """The simulated server: queueing theory where there is a formula, conservation, and what policies are for."""
 
+from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
 import pytest
 
 from jouleflow.errors import InputError
+from jouleflow.policy.batch import Decision, Table, Totals, View
 from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
 from jouleflow.profile.serving import Wakes
-from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving
+from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
@@ -78,6 +80,29 @@ def test_a_request_waits_until_everybody_has_woken_up() -> None:
     second = simulate_serving({"m": model}, {"m": np.array([1.0, 1.6])}, 1, "delay").models["m"]
     np.testing.assert_allclose(second.latency_s, [1.5, 2.5 - 1.6 + 1.0])  # it comes through as the first is done at 2.5
     assert second.counts["completed"] == 2
+
+
+@dataclass
+class Bookkeeper(Table):
+    """Looks at the totals whenever it decides."""
+
+    seen: list[Totals] = field(default_factory=list)
+
+    def decide(self, view: View) -> Decision:
+        assert view.box is not None
+        self.seen.append(view.box.totals()[view.name])
+        return super().decide(view)
+
+
+def test_totals_add_up_between_the_end_of_a_batch_and_its_answers() -> None:
+    model = SimModel(Latencies((1, 8), (0.010, 0.020)), 1.0, 8, front=FRONT)
+    policy = Bookkeeper()
+    simulate_with({"m": model}, {"m": poisson(200, 5.0)}, 1, {"m": policy})
+    assert any(t.n_waiting and t.n_completed for t in policy.seen)
+    for totals in policy.seen:  # nobody is refused or late
+        assert totals.n_ended == totals.n_completed == totals.n_in_time
+        assert totals.n_ended + totals.n_waiting <= totals.n_arrived
+        assert (totals.latency_s > 0) == (totals.n_completed > 0)
 
 
 def test_what_varies_is_drawn_and_the_same_again() -> None:

@@ -40,7 +40,7 @@ class ModelQueue:
         self.admission = Admission()
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
-        self.n_in_time = 0
+        self.n_answered = self.n_in_time = 0
         self.latency_s = self.busy_s = 0.0  # sums over what was answered, and over batches
         self.ready = True  # whether batches may be started
         self.n_running = 0  # batches
@@ -246,7 +246,8 @@ class ModelQueue:
             logging.exception("an answer could not be given")
 
     def batch_ended(self, batch: list[Job], n_rows: int, started_s: float, now_s: float) -> None:
-        """Learns from a batch that was answered."""
+        """Learns from a batch of n_rows, of which `batch` will be answered. What totals() says of answers is added up here, all at once:
+        the next batch is decided on before each of them has ended."""
         self.latencies.saw(n_rows, now_s - started_s)
         if self.n_jobs:
             busy_s = now_s - max(self._last_end_s, started_s)
@@ -258,6 +259,7 @@ class ModelQueue:
         for job in batch:
             if job.nearly_refused:
                 self.admission.ended(job, now_s)
+        self.n_answered += len(batch)
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s
@@ -266,9 +268,9 @@ class ModelQueue:
     def totals(self) -> Totals:
         """What became of everything since it was made."""
         c = self.counts
-        ended = c["completed"] + c["rejected"] + c["expired"] + c["failed"]
+        ended = self.n_answered + c["rejected"] + c["expired"] + c["failed"]
         return Totals(
-            c["accepted"], ended, c["completed"], self.n_in_time, self.latency_s, self.busy_s, self.n_rows,
+            c["accepted"], ended, self.n_answered, self.n_in_time, self.latency_s, self.busy_s, self.n_rows,
             self.latencies.best_row_s, self.slo_s,
         )  # fmt: skip
 

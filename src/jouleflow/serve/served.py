@@ -121,9 +121,10 @@ class ServedModel:
             except (OSError, ValueError) as error:
                 answer = Answer(error=f"the outputs cannot be read ({error})")
         results = self._results(whole, start, answer, seconds)
-        row_core_s = self.spec.settings.threads * seconds / start.n_rows
+        row_core_s, n_failed = self.spec.settings.threads * seconds / start.n_rows, 0
         for job, result in zip(start.batch, results, strict=True):
             if result.end is End.FAILED:
+                n_failed += 1
                 tally.wasted_core_s["failed"] += row_core_s * job.n_rows
             elif job.cancelled:
                 tally.wasted_core_s["gone"] += row_core_s * job.n_rows
@@ -134,7 +135,10 @@ class ServedModel:
             entry = tally.batch_sizes.setdefault(start.n_rows, [0, 0.0])
             entry[0] += 1
             entry[1] += seconds
-            queue.batch_ended(start.batch, start.n_rows, start.started_s, now_s)
+            answered = start.batch
+            if n_failed:
+                answered = [j for j, r in zip(answered, results, strict=True) if r.end is not End.FAILED]
+            queue.batch_ended(answered, start.n_rows, start.started_s, now_s)
         if self.process.alive:
             self.process.free.append(slot)
         else:
