@@ -93,6 +93,21 @@ def test_a_slot_is_told_with_what_it_gained() -> None:
     assert slot.seen.shape == slot.seen_then.shape == (N_SEEN,)
 
 
+def test_a_slot_that_the_table_decided_is_told_as_the_tables() -> None:
+    told: list[Slot] = []
+    own = CHOICES.index(Choice(4, 64, False))
+    box, policy = OneModel(), BcEdge(lambda _: own, record=lambda _, slot: told.append(slot))
+    decided = []
+    for k in range(60):  # one in ten is late, so that table and net are tried in turns
+        box.now = replace(
+            NOTHING, n_arrived=10 * k, n_ended=10 * k, n_completed=10 * k, n_in_time=9 * k, latency_s=0.1 * k
+        )
+        policy.decide(view(name="m", box=box, now_s=k * 0.6, deadline_s=k * 0.6 + 1))
+        decided.append(TABLE if policy.second_opinion.table_decides else own)
+    assert [slot.choice for slot in told] == decided[:-1]
+    assert set(decided) == {TABLE, own}
+
+
 def test_utility_as_published() -> None:
     assert utility(30, 0.02, 1.0, 0.1) == pytest.approx(np.log(30 / (0.02 / 0.1)))
     assert utility(30, 0.11, 1.0, 0.1) == 0.0

@@ -96,11 +96,19 @@ def test_a_servers_slots_are_learned_from(tmp_path: Path) -> None:
         log("m", Slot(zeros, k % len(CHOICES), -0.5, zeros))
     log.close()
     with (tmp_path / "slots.jsonl").open("ab") as file:
-        file.write(b'{"model": "m", "se')  # cut off
+        file.write(b'{"model":"m","se')  # cut off
     slots = read_slots(tmp_path / "slots.jsonl")
     assert len(slots) == 300
+    log = SlotLog(tmp_path / "slots.jsonl")  # the next server goes on after the last whole line
+    log("m", Slot(zeros, 0, -0.5, zeros))
+    log.close()
+    assert len(read_slots(tmp_path / "slots.jsonl")) == 301
     record = train_bcedge(TrainSettings(max_rounds=1, n_scored=1), tmp_path, slots=slots)
     assert record["n_logged_slots"] == 300
+    (tmp_path / "other").write_bytes(b"x" * 200_000)
+    with pytest.raises(InputError, match="no slot log"):
+        SlotLog(tmp_path / "other")
+    assert (tmp_path / "other").stat().st_size == 200_000
     (tmp_path / "bad.jsonl").write_text('{"model": "m", "seen": [1], "choice": 0, "reward": 0, "then": []}\n')
     with pytest.raises(InputError, match="line 1"):
         read_slots(tmp_path / "bad.jsonl")

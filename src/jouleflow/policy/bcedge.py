@@ -219,7 +219,8 @@ class BcEdge:
         if (was := self._before.get(view.name)) is not None:
             self.second_opinion.slot_ended(own.n_ended - was.n_ended, own.n_in_time - was.n_in_time)
         number = self.choose(seen)
-        self.choice, self._seen, self._before = CHOICES[number], (seen, number), after
+        done = TABLE if self.second_opinion.table_decides else number  # what the slot will show the worth of
+        self.choice, self._seen, self._before = CHOICES[number], (seen, done), after
         self._slot_start_s = view.now_s
         self.slot_end_s = view.now_s + min(max(view.slo_s, MIN_SLOT_S), MAX_SLOT_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import IO
 
@@ -12,18 +13,20 @@ from jouleflow.policy.bcedge import Slot
 
 MAX_BYTES = 256 << 20  # some 500,000 slots
 FLUSH_SLOTS = 200
+LINE, MAX_LINE_BYTES = b'{"model":', 1 << 16  # how a line begins, and how long none is
 
 
 class SlotLog:
-    """Appends a line of JSON a slot, up to MAX_BYTES. A full disk ends the log, not the server.
+    """Appends a line of JSON a slot, up to MAX_BYTES, after the last whole line there. A full disk ends the log, not the server.
 
-    Raises InputError when the file cannot be opened.
+    Raises InputError when the file cannot be opened or is another.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] | None = path.open("ab")
+            self._file: IO[bytes] | None = path.open("a+b")
+            _drop_torn_line(self._file)
         except OSError as error:
             raise InputError(f"cannot write the slot log {path}: {error.strerror or error}") from error
         self._lines: list[bytes] = []
@@ -60,3 +63,19 @@ class SlotLog:
         self.flush()
         if self._file is not None:
             self._file.close()
+
+
+def _drop_torn_line(file: IO[bytes]) -> None:
+    """Cuts off what a server that was killed did not finish: the next line would be joined to it, and the log refused for ever.
+
+    Raises InputError when it is not the beginning of a line of ours: it is another file, and stays as it is.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - MAX_LINE_BYTES, 0))
+    tail = file.read()
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    if not torn:
+        return
+    if torn[: len(LINE)] != LINE[: len(torn)]:
+        raise InputError(f"{file.name} is no slot log: give another file")
+    file.truncate(size - len(torn))
