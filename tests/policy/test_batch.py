@@ -66,6 +66,10 @@ def test_what_each_policy_starts() -> None:
     assert Delay().decide(view()).n_rows == 4
     assert Delay(max_delay_s=0.1).decide(view()).n_rows == 0
     assert Delay(max_delay_s=0.1).decide(view(now_s=0.1)).n_rows == 4
+    for n_waiting, n_rows in ((1, 0), (2, 2), (3, 2), (5, 4), (8, 4)):  # the largest preferred one, as Triton does
+        assert Delay(0.1, (2, 4)).decide(view(n_waiting=n_waiting)).n_rows == n_rows
+    assert Delay(0.1, (2, 4)).decide(view(n_waiting=1, now_s=0.1)).n_rows == 1
+    assert Delay(0.1, (64,)).decide(view(n_waiting=9)).n_rows == 8
     assert Fixed(4).decide(view()).n_rows == 4
     assert Fixed(8).decide(view()).n_rows == 0
     assert Fixed(8).decide(view(deadline_s=0.01)).n_rows == 4  # it cannot wait any longer
@@ -107,14 +111,19 @@ def test_a_share_gets_done_sooner_than_all_and_then_the_rest() -> None:
     assert p99_s[0.2] < 0.95 * p99_s[-1.0]
 
 
-def test_aimd_grows_while_in_time_and_shrinks_when_late() -> None:
+def test_aimd_shrinks_when_a_batch_takes_longer_than_the_slo() -> None:
     policy = Aimd()
     for _ in range(5):
-        policy.finished(Finished(int(policy.limit), 0.01, 0))
-    grown = policy.limit
-    assert grown == 6
-    policy.finished(Finished(6, 0.01, 1))
-    assert policy.limit < grown
+        assert policy.decide(view(n_waiting=64, slo_s=0.1)).n_rows == int(policy.limit)
+        policy.finished(Finished(int(policy.limit), 0.1))  # however long its requests waited before
+    assert policy.limit == 6
+    policy.finished(Finished(6, 0.101))
+    assert policy.limit == pytest.approx(5.4)
+    policy.finished(Finished(3, 0.01))  # a batch that was not full tells nothing
+    assert policy.limit == pytest.approx(5.4)
+    policy.decide(view(slo_s=0.0))
+    policy.finished(Finished(5, 9.0))
+    assert policy.limit == 6
 
 
 def test_priority_then_deadline_then_arrival() -> None:

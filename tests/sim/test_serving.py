@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import Decision, Table, Totals, View
+from jouleflow.policy.batch import Decision, Delay, Table, Totals, View
 from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
@@ -157,6 +157,20 @@ def test_batching_beats_one_at_a_time_when_it_matters() -> None:
     one = SimModel(Latencies((1,), (0.010,)), slo_s=0.06, max_batch=1)
     alone = simulate_serving({"m": one}, {"m": poisson(0.8 * 400, 30.0, 3)}, 1, "table").models["m"]
     assert alone.in_time_frac < 0.5
+
+
+def test_a_delay_makes_larger_batches_of_later_answers() -> None:
+    latencies = Latencies((1, 8), (0.010, 0.017))
+    times_s = {"m": poisson(100, 20.0)}
+
+    def run(delay: Delay) -> ModelOutcome:
+        return simulate_serving({"m": SimModel(latencies, 0.0, 8, delay=delay)}, times_s, 2, "delay").models["m"]
+
+    at_once, delayed, of_four = run(Delay()), run(Delay(0.05)), run(Delay(0.05, (4,)))
+    assert at_once.batch_rows.mean() < 2.5 < 4 < delayed.batch_rows.mean()
+    assert at_once.latency_s.mean() < of_four.latency_s.mean() < delayed.latency_s.mean()
+    assert delayed.latency_s.max() < 0.05 + 2 * 0.017
+    assert (of_four.batch_rows == 4).mean() > 0.8
 
 
 def test_misuse() -> None:

@@ -90,11 +90,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A batch that ended: its rows, how long it took, and how many of its requests were too late."""
+    """A batch that ended: its rows, and how long it took."""
 
     n_rows: int
     seconds: float
-    n_late: int
 
 
 class BatchPolicy(Protocol):
@@ -105,22 +104,30 @@ class BatchPolicy(Protocol):
     def finished(self, batch: Finished) -> None: ...
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Delay:
-    """Triton's way: start when a preferred size waits or the oldest has waited max_delay_s; a delay of 0 takes what is there."""
+    """Triton's way: batches of the largest preferred size that waits; without one, when a full batch waits or the oldest has waited
+    max_delay_s. A delay of 0 takes what is there.
+
+    Source: Triton's dynamic_batching: preferred_batch_size, max_queue_delay_microseconds.
+    """
 
     max_delay_s: float = 0.0
-    preferred: int = 0  # 0: the largest batch
+    preferred: tuple[int, ...] = ()
 
     def decide(self, view: View) -> Decision:
-        wanted = min(self.preferred or view.max_batch, view.max_batch)
+        most = min(view.n_waiting, view.max_batch)
+        best = max([n for n in self.preferred if n <= most], default=0)
         due_s = view.oldest_s + self.max_delay_s
-        if view.n_waiting >= wanted or view.now_s >= due_s:
-            return Decision(min(view.n_waiting, wanted), view.now_s, view.n_instances)
+        if best or most == view.max_batch or view.now_s >= due_s:
+            return Decision(best or most, view.now_s, view.n_instances)
         return Decision(0, due_s, view.n_instances)
 
     def finished(self, batch: Finished) -> None:
         """Learns nothing."""
+
+
+AT_ONCE = Delay()
 
 
 @dataclass
@@ -143,18 +150,25 @@ class Fixed:
 
 @dataclass
 class Aimd:
-    """Clipper's way: the largest batch grows by one while batches are in time, and shrinks by a tenth when one is late."""
+    """Clipper's way: the largest batch grows by one while batches take no longer than the SLO, and shrinks by a tenth when one does. How
+    long requests wait before it does not count. Without an SLO it only grows.
+
+    Source: Crankshaw et al., Clipper, NSDI 2017, section 4.3.1.
+    """
 
     limit: float = field(default=1.0, init=False)
+    _slo_s: float = field(default=0.0, init=False)
 
     def decide(self, view: View) -> Decision:
+        self._slo_s = view.slo_s
         n = min(view.n_waiting, int(self.limit), view.max_batch)
         return Decision(max(n, 1), view.now_s, view.n_instances)
 
     def finished(self, batch: Finished) -> None:
-        self.limit = (
-            max(self.limit * 0.9, 1.0) if batch.n_late else max(self.limit, min(self.limit + 1, batch.n_rows + 1))
-        )
+        if self._slo_s and batch.seconds > self._slo_s:
+            self.limit = max(self.limit * 0.9, 1.0)
+        else:
+            self.limit = max(self.limit, min(self.limit + 1, batch.n_rows + 1))
 
 
 @dataclass

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 from jouleflow.errors import InputError, near_matches
-from jouleflow.policy.batch import Aimd, BatchPolicy, DeepRt, Delay, Fixed, Table
+from jouleflow.policy.batch import AT_ONCE, Aimd, BatchPolicy, DeepRt, Delay, Fixed, Table
 from jouleflow.policy.bcedge import BcEdge, Slot, load_choose
 
 PLAIN: dict[str, Callable[[], BatchPolicy]] = {
@@ -20,6 +21,12 @@ PLAIN: dict[str, Callable[[], BatchPolicy]] = {
 POLICIES = (*PLAIN, "bcedge")
 
 
+class MakePolicy(Protocol):
+    """Makes a fresh policy for a model. delay: what `delay` is to do for it; the others need nothing."""
+
+    def __call__(self, delay: Delay = AT_ONCE) -> BatchPolicy: ...
+
+
 def check_policy(name: str) -> None:
     """Raises InputError listing the policies for an unknown name."""
     if name not in POLICIES:
@@ -30,7 +37,7 @@ def policy_maker(
     name: str,
     net: Path | None = None,
     record: Callable[[str, Slot], None] | None = None,
-) -> Callable[[], BatchPolicy]:
+) -> MakePolicy:
     """Makes a fresh policy for each model. net: of `bcedge`, as `jouleflow train` writes it; the one that comes with jouleflow when
     None. record: hears of the slots of `bcedge`.
 
@@ -38,13 +45,13 @@ def policy_maker(
     """
     check_policy(name)
     if name in PLAIN:
-        return PLAIN[name]
+        return lambda delay=AT_ONCE: delay if name == "delay" else PLAIN[name]()
     if net is not None and not net.is_file():
         raise InputError(f"no net {net}: make one with `jouleflow train bcedge`")
     choose = load_choose(
         net.read_bytes() if net else (files("jouleflow") / "policy" / "data" / "bcedge.onnx").read_bytes()
     )
-    return lambda: BcEdge(choose, record=record)
+    return lambda delay=AT_ONCE: BcEdge(choose, record=record)
 
 
 def make_policy(name: str) -> BatchPolicy:

@@ -263,7 +263,7 @@ class ModelQueue:
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s
-        self.policy.finished(Finished(n_rows, now_s - started_s, n_late))
+        self.policy.finished(Finished(n_rows, now_s - started_s))
 
     def totals(self) -> Totals:
         """What became of everything since it was made."""

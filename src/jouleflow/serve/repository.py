@@ -9,11 +9,12 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jouleflow.errors import InputError
+from jouleflow.policy.batch import Delay
 from jouleflow.runtime.memory_limit import address_space_bytes
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,7 +24,7 @@ MODEL = "model.onnx"
 
 class ModelSettings(BaseModel):
     """What `jouleflow.toml` may hold. priority: 1 goes first, 9 last. instances: batches at once; 0 is one a core. memory_mb: address
-    space of the model's process; None is a share of the machine's memory."""
+    space of the model's process; None is a share of the machine's memory. max_delay_ms and preferred_batch: of the policy `delay`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,6 +35,14 @@ class ModelSettings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     memory_mb: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["unlimited"] | None = None
+    max_delay_ms: Annotated[float, Field(ge=0.0, le=3.6e6)] = 0.0
+    preferred_batch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=64)] = ()
+
+    @model_validator(mode="after")
+    def _batches_are_possible(self) -> Self:
+        if too_large := [n for n in self.preferred_batch if n > self.max_batch]:
+            raise ValueError(f"preferred_batch {too_large} must be at most max_batch = {self.max_batch}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,11 @@ class ModelSpec:
         if s.memory_mb == "unlimited":
             return 0
         return address_space_bytes(n_instances * s.threads, share_frac) if s.memory_mb is None else s.memory_mb << 20
+
+    @property
+    def delay(self) -> Delay:
+        """What the policy `delay` does for it."""
+        return Delay(self.settings.max_delay_ms * 1e-3, self.settings.preferred_batch)
 
     @property
     def priority(self) -> int:

@@ -105,7 +105,7 @@ class Server:
     async def _warmed(self, spec: ModelSpec, process: ModelProcess, n_instances: int) -> ServedModel:
         s, run_s = spec.settings, self.settings.limits.run_s
         queue = ModelQueue(
-            self._make_policy(), s.max_batch, n_instances, spec.slo_s, s.max_queue,
+            self._make_policy(spec.delay), s.max_batch, n_instances, spec.slo_s, s.max_queue,
             self.settings.limits.max_waiting_bytes,
         )  # fmt: skip
         tally = self.tallies.setdefault((spec.name, spec.version), Tally())

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import BatchPolicy
+from jouleflow.policy.batch import AT_ONCE, BatchPolicy, Delay
 from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.policies import policy_maker
@@ -55,7 +55,7 @@ class Front:
 @dataclass(frozen=True, slots=True)
 class SimModel:
     """A model as its profile knows it. latencies: alone, by rows. cold_s: more, when its core was idle or ran another model before;
-    cold_spread_s: values of it to draw from, if it is not always the same."""
+    cold_spread_s: values of it to draw from, if it is not always the same. delay: what the policy `delay` does for it."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -66,6 +66,7 @@ class SimModel:
     front: Front = field(default_factory=Front)
     cold_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
+    delay: Delay = AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +352,8 @@ def simulate_serving(
     Raises InputError for arrivals of a model that is not there, an unknown policy, or without a core.
     """
     make = policy_maker(policy)
-    return simulate_with(models, arrivals_s, n_cores, {name: make() for name in models}, interference)
+    policies = {name: make(model.delay) for name, model in models.items()}
+    return simulate_with(models, arrivals_s, n_cores, policies, interference)
 
 
 def simulate_with(
