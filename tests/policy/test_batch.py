@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import (
     Aimd,
-    DeepRt,
     Delay,
     Finished,
     Fixed,
@@ -74,8 +73,6 @@ def test_what_each_policy_starts() -> None:
     assert Fixed(8).decide(view()).n_rows == 0
     assert Fixed(8).decide(view(deadline_s=0.01)).n_rows == 4  # it cannot wait any longer
     assert Fixed(8).decide(view(deadline_s=inf, slo_s=0.0)).n_rows == 4  # more may never come
-    assert DeepRt().decide(view(slo_s=0.1)).n_rows == 0
-    assert DeepRt().decide(view(slo_s=0.1, now_s=0.05)).n_rows == 4
     assert Table().decide(view()).n_rows == 4
     assert Table().decide(view(deadline_s=0.0135)).n_rows == 2
     assert Table().decide(view(latencies=None)).n_rows == 4

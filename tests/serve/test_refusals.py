@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jouleflow.policy.batch import Table
+from jouleflow.policy.batch import BatchPolicy, Table
+from jouleflow.policy.deeprt import DeepRt
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.serve.oip import Header
@@ -23,19 +25,20 @@ def a_header(n_rows: int, timeout_s: float) -> Header:
     return Header("", (), (), timeout_s, 5, n_rows, ((4,),), (0,), 0, 0, False)
 
 
-def a_queue(server: Server, name: str) -> ModelQueue:
-    queue = ModelQueue(Table(), 16, 2, SLO_S, 512, 1 << 30)
+def a_queue(server: Server, name: str, policy: BatchPolicy | None = None) -> ModelQueue:
+    queue = ModelQueue(policy or Table(), 16, 2, SLO_S, 512, 1 << 30)
     for n in (1, 4, 16):
         queue.latencies.start_from(n, ROW_S * n)
     server.dispatcher.queues[name] = queue
     return queue
 
 
+@pytest.mark.parametrize("policy", [Table, DeepRt])
 @pytest.mark.parametrize("seed", range(6))
-def test_it_would_have_been_refused_anyway(tmp_path: Path, seed: int) -> None:
+def test_it_would_have_been_refused_anyway(tmp_path: Path, seed: int, policy: Callable[[], BatchPolicy]) -> None:
     random = np.random.default_rng(seed)
     server = open_server(tmp_path, ServerSettings(n_cores=2))
-    models = {name: a_queue(server, name) for name in ("one", "other")}
+    models = {name: a_queue(server, name, policy()) for name in ("one", "other")}
     served: dict[str, Any] = {n: SimpleNamespace(queue=q, ready=True) for n, q in models.items()}
     server._pump_soon = lambda: None  # type: ignore[method-assign]
     headers = {n: [a_header(int(r), t) for r, t in ((1, 0.0), (3, 0.0), (1, 0.02))] for n in models}

@@ -221,20 +221,3 @@ class Table:
 
     def finished(self, batch: Finished) -> None:
         """Learns nothing: the server keeps the latencies."""
-
-
-@dataclass
-class DeepRt:
-    """DeepRT's way: what arrives within a window of half the deadline makes one batch. Our reconstruction; its admission test
-    is the queue's. Without an SLO it takes what is there."""
-
-    window_frac: float = 0.5  # of the SLO
-
-    def decide(self, view: View) -> Decision:
-        due_s = view.oldest_s + self.window_frac * view.slo_s
-        if view.n_waiting >= view.max_batch or view.now_s >= due_s:
-            return Decision(min(view.n_waiting, view.max_batch), view.now_s, view.n_instances)
-        return Decision(0, due_s, view.n_instances)
-
-    def finished(self, batch: Finished) -> None:
-        """Learns nothing."""

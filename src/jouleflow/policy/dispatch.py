@@ -37,7 +37,7 @@ class Dispatcher:
         self.running: list[Start] = []
         self._free_cores = list(range(n_cores))
         self._ran = [""] * n_cores  # the model that each core ran last
-        self.n_ended = 0  # batches
+        self.n_changes = 0  # batches that ended, and what else all refusals may depend on
         self.again_s: float | None = None  # when to ask again, if nothing happens before
 
     @property
@@ -120,12 +120,15 @@ class Dispatcher:
         free_s = 0.0
         if len(self.running) >= self.n_cores and job.deadline_s < inf:
             free_s = max(min([start.ends_s for start in self.running]) - now_s, 0.0)
-        return queue.offer(job, now_s, self.n_cores, free_s)
+        taken = queue.offer(job, now_s, self.n_cores, free_s, self)
+        if taken and queue.door is not None:
+            self.n_changes += 1  # its plans are of all models
+        return taken
 
     def ended(self, start: Start) -> None:
         """A batch ended, well or not."""
         self.running.remove(start)
-        self.n_ended += 1
+        self.n_changes += 1
         if start.core is not None:
             self._free_cores.append(start.core)
         start.queue.n_running -= 1

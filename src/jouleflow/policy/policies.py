@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from jouleflow.errors import InputError, near_matches
-from jouleflow.policy.batch import AT_ONCE, Aimd, BatchPolicy, DeepRt, Delay, Fixed, Table
+from jouleflow.policy.batch import AT_ONCE, Aimd, BatchPolicy, Delay, Fixed, Table
 from jouleflow.policy.bcedge import BcEdge, Slot, load_choose
+from jouleflow.policy.deeprt import DeepRt
 
 PLAIN: dict[str, Callable[[], BatchPolicy]] = {
     "delay": Delay,

@@ -6,12 +6,17 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from jouleflow.policy.admission import BACK_FRAC, Admission
 from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
+
+if TYPE_CHECKING:
+    from jouleflow.policy.dispatch import Dispatcher
 
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
 PROBE_S, RARE_PROBE_S = 0.5, 5.0  # between two tries of a model that seems too slow for its SLO
@@ -28,6 +33,49 @@ class _Kind:
         self.oldest_s = inf  # of those that ever waited here together
 
 
+@dataclass(slots=True)
+class Waiting:
+    """What waits of one kind, as it will go: a copy, to plan with."""
+
+    jobs: list[Job]
+    n_rows: int
+    oldest_s: float
+
+    def take(self, n_rows: int) -> list[Job]:
+        """As `ModelQueue.take` would, if nobody left before."""
+        if self.n_rows <= n_rows:
+            taken, self.jobs, self.n_rows = self.jobs, [], 0
+            return taken
+        rows, n = 0, 0
+        for job in self.jobs:
+            if n and rows + job.n_rows > n_rows:
+                break
+            rows, n = rows + job.n_rows, n + 1
+            if job.arrived_s <= self.oldest_s and n < len(self.jobs):
+                self.oldest_s = self.jobs[n].arrived_s
+        taken, self.jobs = self.jobs[:n], self.jobs[n:]
+        self.n_rows -= rows
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would become of everybody if a request came in. late_s: how much too late it would be, or make another; 0: it may come in.
+    may_try: whether it may nevertheless, once in a while, to see whether its model is still so slow. same_until_s: until when the same
+    would be said of one that looks like it, if no batch ends and nothing comes to or leaves any queue."""
+
+    late_s: float = 0.0
+    may_try: bool = False
+    same_until_s: float = -inf
+
+
+@runtime_checkable
+class Door(Protocol):
+    """A policy that says itself who may come in, in place of `Admission`."""
+
+    def outlook(self, job: Job, queue: ModelQueue, box: Dispatcher, now_s: float) -> Outlook: ...
+
+
 class ModelQueue:
     """Jobs that wait for one model, earliest deadline first within a priority. Bounded in jobs and bytes."""
 
@@ -38,6 +86,7 @@ class ModelQueue:
         self.max_jobs, self.max_bytes = max_jobs, max_bytes
         self.latencies = LearnedLatencies()
         self.admission = Admission()
+        self.door = policy if isinstance(policy, Door) else None
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
         self.n_answered = self.n_in_time = 0
@@ -54,8 +103,9 @@ class ModelQueue:
         self.late_until_s = -inf  # what looks like the job refused last is too late until then, if nothing changes
         self.n_changes = 0  # jobs that came to wait, and that wait no more
 
-    def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float) -> bool:
-        """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free."""
+    def offer(self, job: Job, now_s: float, n_cores: int, core_free_s: float, box: Dispatcher | None = None) -> bool:
+        """Takes a job in, or ends it as rejected at once. core_free_s: until the next core of n_cores is free. box: for a policy that
+        says itself who may come in."""
         self.counts["accepted"] += 1
         self.asked_s = now_s
         self._order += 1
@@ -66,7 +116,14 @@ class ModelQueue:
             self.late_until_s = -inf
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
-        if job.deadline_s < inf:
+        if self.door is not None and box is not None:
+            outlook = self.door.outlook(job, self, box, now_s)
+            if outlook.late_s > 0 and not (outlook.may_try and self._tries(job, now_s)):
+                last = self._last_key is None or job.key > self._last_key
+                self.late_until_s = outlook.same_until_s if last else -inf
+                self.end(job, _too_late(outlook.late_s))
+                return False
+        elif job.deadline_s < inf:
             late_s = self.admission.late_s(job, self._expected_s(job, n_cores, core_free_s), now_s)
             if late_s > 0 and not self._tries(job, now_s):
                 # of one that would not go last, how many go before it depends on when it comes
@@ -130,6 +187,12 @@ class ModelQueue:
         if self.drain_rows_per_s:
             rate = min(rate, self.drain_rows_per_s)  # others may take the cores
         return core_free_s + n_before * full / rate + known.of(min(beside + job.n_rows, self.max_batch))
+
+    def waiting(self) -> list[Waiting]:
+        """What waits, by kind."""
+        return [
+            Waiting([job for _, job in sorted(kind.jobs)], kind.n_rows, kind.oldest_s) for kind in self._kinds.values()
+        ]
 
     def head(self, now_s: float) -> Job | None:
         """The job that goes next; those that can no longer go are ended on the way."""

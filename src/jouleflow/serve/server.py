@@ -137,6 +137,7 @@ class Server:
         if name not in self.models:
             raise InputError(f"model {name!r} is not loaded")
         del self.dispatcher.queues[name]
+        self.dispatcher.n_changes += 1
         await self._retire(self.models.pop(name))
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
@@ -162,7 +163,7 @@ class Server:
         if self.dispatcher.offer(queue, job, job.arrived_s + waited_s):
             self._pump_soon()
         elif queue.n_running and not waited_s:  # something will change, and what looks like it has as much time
-            job.payload.header.refused = Refused(self.dispatcher.n_ended + queue.n_changes, queue.late_until_s)
+            job.payload.header.refused = Refused(self.dispatcher.n_changes + queue.n_changes, queue.late_until_s)
 
     def refused_again(self, served: ServedModel, header: Header, now_s: float) -> Result | None:
         """What a request is told that looks like one that was just refused, when it would be refused for the same reason; None when
@@ -171,7 +172,7 @@ class Server:
         if (
             refused is None
             or now_s >= refused.until_s
-            or refused.n_changes != self.dispatcher.n_ended + queue.n_changes
+            or refused.n_changes != self.dispatcher.n_changes + queue.n_changes
         ):
             return None
         if self.draining or not served.ready:
@@ -188,6 +189,7 @@ class Server:
         """A model into service."""
         self.models[served.spec.name] = served
         self.dispatcher.queues[served.spec.name] = served.queue
+        self.dispatcher.n_changes += 1
 
     def _batch_ended(self, start: Start) -> None:
         self.dispatcher.ended(start)
@@ -224,6 +226,7 @@ class Server:
         """Its running batches have been answered with an error; those that wait are too, and it is started again."""
         name, served.queue.ready = served.spec.name, False
         self.n_deaths[name] = self.n_deaths.get(name, 0) + 1
+        self.dispatcher.n_changes += 1
         served.queue.fail_all(
             lambda: Result(End.FAILED, message="the process of the model died", status=503, retry_s=1.0)
         )
