@@ -17,6 +17,23 @@ def test_mean_rate_and_order(kind: str) -> None:
     assert 0 <= times[0] <= times[-1] < 2000
 
 
+def test_the_rate_of_a_short_piece_is_right_in_the_mean() -> None:
+    random = np.random.default_rng(0)
+    rates = [len(make_arrivals("bursty", 100.0, 2.0, random)) / 2.0 for _ in range(2000)]
+    assert np.mean(rates) == pytest.approx(100, rel=0.04)
+    assert np.mean(np.array(rates) > 200) == pytest.approx(0.2, abs=0.1)  # those that began in a burst
+
+
+def test_a_day_may_begin_anywhere() -> None:
+    def share_in_first_tenth(phase_frac: float) -> float:
+        times = make_arrivals("diurnal", 200.0, 100.0, np.random.default_rng(0), phase_frac)
+        assert len(times) / 100 == pytest.approx(200, rel=0.05)
+        return float((times < 10).mean())
+
+    assert share_in_first_tenth(0.0) < 0.03
+    assert share_in_first_tenth(0.45) > 0.17
+
+
 def test_bursts_are_burstier_than_poisson() -> None:
     def dispersion(kind: str) -> float:
         counts = np.histogram(make_arrivals(kind, 50.0, 1000.0, np.random.default_rng(1)), np.arange(0, 1001))[0]

@@ -17,7 +17,7 @@ from jouleflow.errors import InputError, JouleflowError
 from jouleflow.policy.bcedge import CHOICES, N_SEEN, Slot, load_choose
 from jouleflow.serve.slot_log import SlotLog
 from jouleflow.train.bcedge import TrainSettings, score, train_bcedge
-from jouleflow.train.boxes import made_up_world
+from jouleflow.train.boxes import _arrivals, made_up_world
 from jouleflow.train.learners import LEARNERS
 from jouleflow.train.nets import load_weights, make_net, onnx_of
 from jouleflow.train.serving_env import ServingEnv
@@ -54,6 +54,13 @@ def test_each_algorithm_solves_a_toy(name: str) -> None:
         then = {"seen": seen.roll(-1, 1), "reward": reward, "done": done, "terminated": done}
         learner.learn(TensorDict({"seen": seen, "action": action, "next": TensorDict(then, [8, 32])}, [8, 32]))
     assert learner.net(torch.eye(3)).argmax(-1).tolist() == [0, 1, 2]
+
+
+def test_an_episode_sees_the_mean_rate() -> None:
+    """Of all that is made for an episode, a model with a near deadline sees little: a day must not always begin in its trough."""
+    random = np.random.default_rng(0)
+    seen = [(_arrivals({"m": 100.0}, random, 34.0)["m"] < 1.3).sum() for _ in range(1500)]
+    assert np.mean(seen) == pytest.approx(130, rel=0.05)
 
 
 def test_a_net_goes_out_and_comes_back(tmp_path: Path) -> None:

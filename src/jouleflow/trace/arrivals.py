@@ -24,11 +24,14 @@ MAX_ROWS = 5_000_000
 BURST_RATIO, BURST_S, CALM_S = 5.0, 2.0, 6.0  # a burst is so many times the calm; mean lengths of both
 
 
-def make_arrivals(kind: str, rate_hz: float, duration_s: float, random: np.random.Generator) -> Float:
+def make_arrivals(
+    kind: str, rate_hz: float, duration_s: float, random: np.random.Generator, phase_frac: float = 0.0
+) -> Float:
     """Arrival times of one of KINDS with a mean rate.
 
     steady: equally spaced. poisson: independent. bursty: Poisson whose rate jumps between calm and burst (a Markov-modulated
-    process). diurnal: Poisson whose rate swings by 80 % once over the duration.
+    process), begun at any moment of it: the rate is the mean over seeds, as a short one may be all calm or all burst. diurnal:
+    Poisson whose rate swings by 80 % once over the duration, from phase_frac of the way between two troughs.
     Raises TraceError for an unknown kind or values out of range.
     """
     if kind not in KINDS:
@@ -43,14 +46,14 @@ def make_arrivals(kind: str, rate_hz: float, duration_s: float, random: np.rando
         random.uniform(0, duration_s, random.poisson(rate_hz * duration_s * (1.8 if kind == "diurnal" else 1)))
     )
     if kind == "diurnal":
-        share = (1 - 0.8 * np.cos(2 * np.pi * times / duration_s)) / 1.8
+        share = (1 - 0.8 * np.cos(2 * np.pi * (times / duration_s + phase_frac))) / 1.8
         times = times[random.uniform(size=times.size) < share]
     return np.asarray(times, np.float64)
 
 
 def _bursty(rate_hz: float, duration_s: float, random: np.random.Generator) -> Float:
     calm_hz = rate_hz * (BURST_S + CALM_S) / (BURST_RATIO * BURST_S + CALM_S)
-    pieces, at, burst = [], 0.0, False
+    pieces, at, burst = [], 0.0, random.random() < BURST_S / (BURST_S + CALM_S)
     while at < duration_s:
         length = random.exponential(BURST_S if burst else CALM_S)
         rate = calm_hz * (BURST_RATIO if burst else 1.0)

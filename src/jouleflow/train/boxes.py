@@ -85,4 +85,8 @@ def _load(random: np.random.Generator) -> float:
 
 
 def _arrivals(rates_hz: Mapping[str, float], random: np.random.Generator, duration_s: float) -> dict[str, Float]:
-    return {n: make_arrivals(str(random.choice(KINDS)), max(hz, 1.0), duration_s, random) for n, hz in rates_hz.items()}
+    """An episode may be far shorter than what is made for it, so that a day begins anywhere."""
+    return {
+        n: make_arrivals(str(random.choice(KINDS)), max(hz, 1.0), duration_s, random, float(random.random()))
+        for n, hz in rates_hz.items()
+    }
