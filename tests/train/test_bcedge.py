@@ -1,6 +1,7 @@
 """Training the learned policy: the environment keeps Gymnasium's contract, each algorithm learns a toy, and the net goes out as ONNX."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from jouleflow.policy.bcedge import CHOICES, N_SEEN, Slot, load_choose
 from jouleflow.serve.slot_log import SlotLog
 from jouleflow.train.bcedge import TrainSettings, score, train_bcedge
 from jouleflow.train.boxes import _arrivals, made_up_world
-from jouleflow.train.learners import LEARNERS
+from jouleflow.train.learners import CRITIC_ROUNDS, LEARNERS, DoubleDqn, Learner
 from jouleflow.train.nets import load_weights, make_net, onnx_of
 from jouleflow.train.serving_env import ServingEnv
 from jouleflow.train.slots import read_slots
@@ -37,23 +38,50 @@ def test_episodes_repeat_with_their_seed() -> None:
     assert episode() == episode()
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_each_algorithm_solves_a_toy(name: str) -> None:
-    """Of three choices, the one that what is seen points to is right."""
-    torch.manual_seed(0)
+def rounds_of_a_toy(learner: Learner, n_rounds: int, worth: float = 0.0) -> list[float]:
+    """Of three choices, the one that what is seen points to is right, and gains 1 more than the others. Returns how often it was chosen."""
     torch.set_num_threads(1)
-    learner = LEARNERS[name](3, 3, 0.5, 3e-3)
-    random = torch.Generator().manual_seed(0)
-    for _ in range(30):
+    random, right_frac = torch.Generator().manual_seed(0), []
+    for _ in range(n_rounds):
         right = torch.randint(3, (8, 32), generator=random)
         seen = torch.nn.functional.one_hot(right, 3).float()
         action = learner.choose(seen)
-        reward = (action == right).float()[..., None]
+        right_frac.append(float((action == right).float().mean()))
+        reward = (action == right).float()[..., None] + worth
         done = torch.zeros(8, 32, 1, dtype=torch.bool)
         done[:, -1] = True
         then = {"seen": seen.roll(-1, 1), "reward": reward, "done": done, "terminated": done}
         learner.learn(TensorDict({"seen": seen, "action": action, "next": TensorDict(then, [8, 32])}, [8, 32]))
+    return right_frac
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_algorithm_solves_a_toy_and_goes_on_from_there(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    learner = LEARNERS[name](3, 3, 0.5, 3e-3, None)
+    rounds_of_a_toy(learner, 30)
     assert learner.net(torch.eye(3)).argmax(-1).tolist() == [0, 1, 2]
+    (tmp_path / "net.onnx").write_bytes(onnx_of(learner.net, {}))
+    again = LEARNERS[name](3, 3, 0.5, 3e-3, tmp_path / "net.onnx")
+    assert torch.equal(again.net(torch.eye(3)), learner.net(torch.eye(3)))
+    if isinstance(again, DoubleDqn):  # both of its nets
+        online, target = again.loss.value_network_params, again.loss.target_value_network_params
+        assert all(torch.equal(x, y) for x, y in zip(online.values(True, True), target.values(True, True), strict=True))
+        assert min(rounds_of_a_toy(again, 6)) > 0.85
+    else:  # a critic that knows nothing of losses must not change what is right
+        assert min(rounds_of_a_toy(again, CRITIC_ROUNDS + 3, -5.0)) > 0.85
+
+
+def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
+    start = files("jouleflow") / "policy" / "data" / "bcedge.onnx"
+    settings = TrainSettings("ddqn", max_rounds=1, lr=1.0, start_from=str(start), n_scored=2)
+    record = train_bcedge(settings, tmp_path)
+    assert record["kept_start"]
+    assert record["scores"]["net"] == record["scores"]["start"] > record["scores"]["discarded"]
+    kept, given = (make_net(N_SEEN, len(CHOICES), (64, 64)) for _ in range(2))
+    load_weights(kept, tmp_path / "bcedge.onnx")
+    load_weights(given, Path(str(start)))
+    assert torch.equal(kept[0].weight, given[0].weight)
 
 
 def test_an_episode_sees_the_mean_rate() -> None:
@@ -90,8 +118,6 @@ def test_a_short_training_leaves_its_record(tmp_path: Path) -> None:
 
 
 def test_the_net_that_comes_with_it_is_better_than_random() -> None:
-    from importlib.resources import files
-
     choose = load_choose((files("jouleflow") / "policy" / "data" / "bcedge.onnx").read_bytes())
     random = np.random.default_rng(0)
     assert score(choose, made_up_world, 6) > score(lambda _: int(random.integers(len(CHOICES))), made_up_world, 6) + 0.2

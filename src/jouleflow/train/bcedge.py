@@ -28,7 +28,8 @@ SCORED_SEED = 1_000_000  # training has seeds below
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """max_minutes and max_rounds: what ends first; a round is an episode in each of N_ENVS environments. max_energy_weight: how much
-    energy may count, see `policy.bcedge`. start_from: an exported net to go on from."""
+    energy may count, see `policy.bcedge`. start_from: an exported net to go on from; what
+    is left in the end is never worse on the scored episodes."""
 
     algorithm: str = "sac"
     seed: int = 0
@@ -117,9 +118,9 @@ def train_bcedge(
     torch.manual_seed(settings.seed)
     torch.set_num_threads(1)
     seeds = np.random.default_rng(settings.seed)
-    learner = LEARNERS[settings.algorithm](N_SEEN, len(CHOICES), settings.gamma, settings.lr)
-    if settings.start_from:
-        load_weights(learner.net, Path(settings.start_from))
+    start_from = Path(settings.start_from) if settings.start_from else None
+    learner = LEARNERS[settings.algorithm](N_SEEN, len(CHOICES), settings.gamma, settings.lr, start_from)
+    start = _chooser(learner.net)
     envs = [ServingEnv(make_world, max_energy_weight=settings.max_energy_weight) for _ in range(N_ENVS)]
     start_s, curve = monotonic(), []
     try:
@@ -143,14 +144,21 @@ def train_bcedge(
         "net": _chooser(learner.net),
         "table": lambda _: TABLE,
         "random": lambda _: int(random.integers(len(CHOICES))),
-    }
+    } | ({"start": start} if start_from else {})
     scores = {name: score(choose, make_world, settings.n_scored) for name, choose in deciders.items()}
     most = settings.max_energy_weight
     with_energy = {n: score(choose, make_world, settings.n_scored, most) for n, choose in deciders.items() if most}
+    aim, kept_start = with_energy or scores, False
+    if start_from is not None and aim["net"] < aim["start"]:  # what was learned is worse
+        kept_start = True
+        load_weights(learner.net, start_from)
+        for found in (scores, with_energy):
+            if found:
+                found["discarded"], found["net"] = found["net"], found["start"]
     record = {
         "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
         "n_steps": len(curve) * N_ENVS * SLOTS, "scores": scores,
-        "scores_with_energy": with_energy, "curve": curve,
+        "scores_with_energy": with_energy, "kept_start": kept_start, "curve": curve,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     notes = {"settings": json.dumps(asdict(settings)), "scores": json.dumps(scores)}

@@ -4,6 +4,7 @@ made and improves a net whose highest score is the choice."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,15 +17,19 @@ from torchrl.modules import ProbabilisticActor, QValueActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss, DiscreteSACLoss, DQNLoss, SoftUpdate
 from torchrl.objectives.value import GAE
 
-from jouleflow.train.nets import make_net
+from jouleflow.train.nets import load_weights, make_net
 
 HIDDEN = (64, 64)
 BUFFER, BATCH = 200_000, 256
 UPDATES_FRAC = 0.25  # updates a step that was made
+LEAST_RANDOM_FRAC = 0.05  # of a double DQN's choices
+CRITIC_ROUNDS = (
+    16  # in which only the critics of a net that goes on are trained: new ones know nothing, and would lead it away
+)
 
 
 class Learner(Protocol):
-    """net: seen [n, in] to scores [n, choices]."""
+    """net: seen [n, in] to scores [n, choices]. Made with the weights of an exported net, it goes on from there."""
 
     net: torch.nn.Module
 
@@ -47,6 +52,14 @@ def _learn_from_buffer(
     return losses
 
 
+def _net(n_in: int, n_choices: int, start_from: Path | None) -> torch.nn.Sequential:
+    """With its weights from the start: losses keep copies of it."""
+    net = make_net(n_in, n_choices, HIDDEN)
+    if start_from is not None:
+        load_weights(net, start_from)
+    return net
+
+
 def _buffer() -> TensorDictReplayBuffer:
     return TensorDictReplayBuffer(storage=LazyTensorStorage(BUFFER), batch_size=BATCH)
 
@@ -57,8 +70,8 @@ class DiscreteSac:
     Source: Christodoulou, arXiv 1910.07207; torchrl's DiscreteSACLoss. The target entropy is a tenth of the largest.
     """
 
-    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float) -> None:
-        self.net = make_net(n_in, n_choices, HIDDEN)
+    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float, start_from: Path | None = None) -> None:
+        self.net = _net(n_in, n_choices, start_from)
         module = TensorDictModule(self.net, in_keys=["seen"], out_keys=["logits"])
         spec = CategoricalSpec(n_choices)
         actor = ProbabilisticActor(
@@ -72,17 +85,22 @@ class DiscreteSac:
         self.target = SoftUpdate(self.loss, tau=0.005)
         self.optimizer = torch.optim.Adam(self.loss.parameters(), lr)
         self.buffer = _buffer()
+        self.n_critic_rounds = CRITIC_ROUNDS if start_from else 0
 
     def choose(self, seen: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return Categorical(logits=self.net(seen)).sample()
 
     def learn(self, steps: TensorDict) -> dict[str, float]:
-        return _learn_from_buffer(self.buffer, steps, int(steps.numel() * UPDATES_FRAC), self._update)
+        losses = _learn_from_buffer(self.buffer, steps, int(steps.numel() * UPDATES_FRAC), self._update)
+        self.n_critic_rounds -= 1
+        return losses
 
     def _update(self, batch: TensorDict) -> dict[str, float]:
         found = self.loss(batch)
-        total = found["loss_actor"] + found["loss_qvalue"] + found["loss_alpha"]
+        total = found["loss_qvalue"]
+        if self.n_critic_rounds <= 0:
+            total = total + found["loss_actor"] + found["loss_alpha"]
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
@@ -93,14 +111,15 @@ class DiscreteSac:
 class DoubleDqn:
     """Source: van Hasselt et al., arXiv 1509.06461; torchrl's DQNLoss. Explores at random, less and less."""
 
-    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float) -> None:
-        self.net = make_net(n_in, n_choices, HIDDEN)
+    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float, start_from: Path | None = None) -> None:
+        self.net = _net(n_in, n_choices, start_from)
         actor = QValueActor(self.net, in_keys=["seen"], spec=CategoricalSpec(n_choices), action_space="categorical")
         self.loss = DQNLoss(actor, action_space="categorical", double_dqn=True, delay_value=True)
         self.loss.make_value_estimator(gamma=gamma)
         self.target = SoftUpdate(self.loss, tau=0.005)
         self.optimizer = torch.optim.Adam(self.loss.parameters(), lr)
-        self.buffer, self.n_choices, self.random_frac = _buffer(), n_choices, 1.0
+        self.buffer, self.n_choices = _buffer(), n_choices
+        self.random_frac = LEAST_RANDOM_FRAC if start_from else 1.0
 
     def choose(self, seen: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -109,7 +128,7 @@ class DoubleDqn:
         return torch.where(torch.rand(best.shape) < self.random_frac, anything, best)
 
     def learn(self, steps: TensorDict) -> dict[str, float]:
-        self.random_frac = max(self.random_frac * 0.97, 0.05)
+        self.random_frac = max(self.random_frac * 0.97, LEAST_RANDOM_FRAC)
         return _learn_from_buffer(self.buffer, steps, int(steps.numel() * UPDATES_FRAC), self._update)
 
     def _update(self, batch: TensorDict) -> dict[str, float]:
@@ -124,8 +143,8 @@ class DoubleDqn:
 class Ppo:
     """Source: Schulman et al., arXiv 1707.06347; torchrl's ClipPPOLoss and GAE."""
 
-    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float) -> None:
-        self.net = make_net(n_in, n_choices, HIDDEN)
+    def __init__(self, n_in: int, n_choices: int, gamma: float, lr: float, start_from: Path | None = None) -> None:
+        self.net = _net(n_in, n_choices, start_from)
         module = TensorDictModule(self.net, in_keys=["seen"], out_keys=["logits"])
         self.actor = ProbabilisticActor(
             TensorDictSequential(module), in_keys=["logits"], out_keys=["action"], spec=CategoricalSpec(n_choices),
@@ -135,6 +154,7 @@ class Ppo:
         self.advantage = GAE(gamma=gamma, lmbda=0.9, value_network=critic, average_gae=True)
         self.loss = ClipPPOLoss(self.actor, critic, entropy_coeff=0.01)
         self.optimizer = torch.optim.Adam(self.loss.parameters(), lr)
+        self.n_critic_rounds = CRITIC_ROUNDS if start_from else 0
 
     def choose(self, seen: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -151,12 +171,17 @@ class Ppo:
             flat = steps.reshape(-1)
             for rows in torch.randperm(flat.numel()).split(BATCH):
                 losses = self.loss(flat[rows])
-                total = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
+                total = losses["loss_critic"]
+                if self.n_critic_rounds <= 0:
+                    total = total + losses["loss_objective"] + losses["loss_entropy"]
                 self.optimizer.zero_grad()
                 total.backward()
                 torch.nn.utils.clip_grad_norm_(self.loss.parameters(), 0.5)
                 self.optimizer.step()
+        self.n_critic_rounds -= 1
         return {k: float(losses[k].detach()) for k in ("loss_objective", "loss_critic", "entropy")}
 
 
-LEARNERS: dict[str, Callable[[int, int, float, float], Learner]] = {"sac": DiscreteSac, "ddqn": DoubleDqn, "ppo": Ppo}
+LEARNERS: dict[str, Callable[[int, int, float, float, Path | None], Learner]] = {
+    "sac": DiscreteSac, "ddqn": DoubleDqn, "ppo": Ppo,
+}  # fmt: skip
