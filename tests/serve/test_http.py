@@ -361,12 +361,15 @@ def test_large_bodies_on_one_connection(tmp_path: Path) -> None:
 
 
 def test_only_the_json_before_binary_tensors_is_bounded(tmp_path: Path) -> None:
-    affine(tmp_path / "double.onnx")
+    affine(tmp_path / "double" / "model.onnx")
+    (tmp_path / "double" / "jouleflow.toml").write_text("max_batch = 4096\n")
     with serving(tmp_path) as server:
-        long = json.dumps(ASK).encode() + b" " * MAX_HEADER_BYTES
+        x = np.arange(16384.0).reshape(4096, 4)
+        long = json.dumps(one(shape=[4096, 4], data=x.tolist()), indent=8).encode()
+        assert len(long) > MAX_HEADER_BYTES
         status, _, content = server.ask("POST", INFER, long)
         assert status == 200
-        assert json.loads(content)["outputs"][0]["data"] == (2 * X + 1).ravel().tolist()
+        assert json.loads(content)["outputs"][0]["data"] == (2 * x + 1).ravel().tolist()
         status, _, content = server.ask("POST", INFER, long, inference_header_content_length=str(len(long)))
         assert status == 400
         assert b"Inference-Header-Content-Length" in content

@@ -16,6 +16,7 @@ from jouleflow.serve.access import Gate, make_access
 from jouleflow.serve.app import listen
 from jouleflow.serve.http import Connections
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.reading import Reading
 from jouleflow.serve.relay import RETRIES_S, Lost, Refused, Relay
 from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
@@ -78,7 +79,7 @@ def relayed(
             limits or Limits(),
             {name: repository.find(name).slo_s for name in packed},
         )
-        listener = await listen(Connections(relay, limits or Limits()), "127.0.0.1", 0)
+        listener = await listen(Connections(relay, limits or Limits(), Reading(1 << 20)), "127.0.0.1", 0)
         try:
             await work(relay, behind, listener.sockets[0].getsockname()[1])
         finally:

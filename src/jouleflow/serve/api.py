@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -18,7 +19,7 @@ from jouleflow.serve.access import Access, Gate
 from jouleflow.serve.control import check_load, check_unload, ready_only
 from jouleflow.serve.history import History
 from jouleflow.serve.metrics import CONTENT_TYPE, exposition
-from jouleflow.serve.oip import encode_answer
+from jouleflow.serve.oip import LARGE_JSON_BYTES, Header, encode_answer
 from jouleflow.serve.openapi import document
 from jouleflow.serve.page import PAGE, PAGE_HEADERS, page_file
 from jouleflow.serve.request import JSON_HEADERS, Headers, Request, answer_head
@@ -31,6 +32,8 @@ CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
 MAX_KNOWN, MAX_ANSWERS, MAX_REFUSALS, MAX_DIGITS = 64, 8, 256, 10
+LEAST_S = 1e-6  # a time-out that has passed is one too
+RETRY_AFTER: Headers = ((b"retry-after", b"1"),)
 
 
 class WrongMethod(RequestError):
@@ -57,14 +60,8 @@ class Api:
             return
         try:
             self._route(request)
-        except WrongMethod as error:
-            answer_error(request, error.status, str(error), ((b"allow", error.allowed),))
-        except RequestError as error:
-            answer_error(request, error.status, str(error))
-        except InputError as error:
-            answer_error(request, 400, str(error))
-        except KeyError as error:
-            answer_error(request, 404, str(error.args[0]))
+        except (RequestError, InputError, KeyError) as error:
+            answer_problem(request, error)
         except Exception:
             logging.exception("a request could not be answered")
             if request.answer is None:
@@ -130,13 +127,22 @@ class Api:
             else:
                 _json(request, describe.model_metadata(served))
 
-    def _infer(self, request: Request, name: str, version: str | None) -> None:
+    def _infer(self, request: Request, name: str, version: str | None, read: Header | None = None) -> None:
+        """read: the header of a large request in JSON, once it was read."""
         served = self.server.find(name, version)
         given = request.headers.get(LENGTH)
-        if given is not None and not (given.isdigit() and len(given) <= MAX_DIGITS):
+        body = request.body
+        if given is None:
+            if read is None and len(body) > LARGE_JSON_BYTES:
+                self._read_large(request, name, version)
+                return
+            header_bytes, header = None, read or served.decoder.header_of(body, None)
+        elif given.isdigit() and len(given) <= MAX_DIGITS:
+            header_bytes = int(given)
+            header = served.decoder.header_of(body, header_bytes)
+        else:
             raise RequestError(400, f"Inference-Header-Content-Length must be a number of at most {MAX_DIGITS} digits")
-        body, header_bytes = request.body, None if given is None else int(given)
-        header, now_s = served.decoder.header_of(body, header_bytes), monotonic()
+        now_s = monotonic()
         again = self.server.refused_again(served, header, now_s)
         if again is not None:
             self._refused(request, again)
@@ -166,6 +172,31 @@ class Api:
         job = served.job(ask, now_s - request.waited_s, done)
         request.job = job
         self.server.offer(served, job, request.waited_s)
+
+    def _read_large(self, request: Request, name: str, version: str | None) -> None:
+        """Has a large request in JSON read beside everything else, and then takes it in."""
+        arrived_s = monotonic()
+
+        async def read() -> None:
+            served = header = None
+            try:
+                while served is not self.server.find(name, version):  # first, and when another was loaded meanwhile
+                    served = self.server.find(name, version)
+                    header = await served.decoder.header_of_large(request.body)
+                assert served is not None
+                assert header is not None
+                limit_s = min(header.timeout_s or inf, served.spec.slo_s or inf)
+                if limit_s < inf:  # it began when the request came
+                    header.timeout_s = max(limit_s - (monotonic() - arrived_s), LEAST_S)
+                self._infer(request, name, version, header)
+                request.forget_body()
+            except (RequestError, InputError, KeyError) as error:
+                answer_problem(request, error)
+            except Exception as error:
+                answer_error(request, 500, f"{type(error).__name__} while it was read")
+                raise
+
+        self.server.reading.start(request, read)
 
     def _refused(self, request: Request, result: Result) -> None:
         """Answers that there is no result; what is said often is kept."""
@@ -225,6 +256,18 @@ def _require(holds: bool, request: Request, allowed: bytes) -> None:
 
 def _json(request: Request, value: Any, status: int = 200) -> None:
     request.respond(status, JSON_HEADERS, orjson.dumps(value))
+
+
+def answer_problem(request: Request, error: RequestError | InputError | KeyError) -> None:
+    """Answers with what is wrong with a request."""
+    if isinstance(error, WrongMethod):
+        answer_error(request, error.status, str(error), ((b"allow", error.allowed),))
+    elif isinstance(error, RequestError):
+        answer_error(request, error.status, str(error), RETRY_AFTER if error.status == 503 else ())
+    elif isinstance(error, InputError):
+        answer_error(request, 400, str(error))
+    else:
+        answer_error(request, 404, str(error.args[0]))
 
 
 def answer_error(request: Request, status: int, message: str, more: Headers = ()) -> None:

@@ -80,7 +80,8 @@ class App:
     async def _listen(self, name: str, address: str, token: str, admin: bool) -> None:
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
-        connections = Connections(Api(self.server, access, self.history, admin), self.server.settings.limits)
+        api = Api(self.server, access, self.history, admin)
+        connections = Connections(api, self.server.settings.limits, self.server.reading)
         listener = await listen(connections, host, port)
         self.ports[name] = listener.sockets[0].getsockname()[1]
         self._listeners.append((listener, connections))

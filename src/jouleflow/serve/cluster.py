@@ -22,6 +22,7 @@ from jouleflow.runtime.ray_cluster import join
 from jouleflow.serve.access import Gate, make_access, parse_address
 from jouleflow.serve.app import AppSettings, listen
 from jouleflow.serve.http import Connections
+from jouleflow.serve.reading import Reading
 from jouleflow.serve.relay import MAX_FLYING, Lost, Refused, Relay
 from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
@@ -189,7 +190,8 @@ async def front_until_told(
     for node in await relay.statistics():
         for name, reason in node["problems"].items():
             note(f"not served on node {node['node'][:8]}: {name}: {reason}")
-    connections = Connections(relay, server.limits)
+    reading = Reading(server.limits.max_waiting_bytes)
+    connections = Connections(relay, server.limits, reading)
     listener = await listen(connections, host, port)
     loop = asyncio.get_running_loop()
     sweeps = [loop.create_task(connections.sweep()), loop.create_task(_watch(cluster, relay, n_nodes, note))]
@@ -202,7 +204,7 @@ async def front_until_told(
     listener.close()
     connections.drain()
     until_s = monotonic() + server.limits.drain_s
-    while not relay.idle and monotonic() < until_s:
+    while (reading.n_bytes or not relay.idle) and monotonic() < until_s:
         await asyncio.sleep(0.01)
     await connections.close(server.limits.drain_s)  # each once its client has read what is due
     for sweep in sweeps:

@@ -14,9 +14,11 @@ from typing import Any
 
 import httptools
 
-from jouleflow.serve.inflate import inflated
+from jouleflow.serve.inflate import Inflating
 from jouleflow.serve.limits import Limits
+from jouleflow.serve.reading import Reading
 from jouleflow.serve.request import JSON_HEADERS, Headers, HttpError, Request
+from jouleflow.serve.request_error import RequestError
 
 Handler = Callable[[Request], None]
 LINGER_S = 2.0
@@ -28,10 +30,12 @@ LEAST_READ_BYTES = 64 << 10  # that a client must read of what is due, each send
 
 @dataclass
 class Connections:
-    """The open connections of a listener, their handler and their limits; swept once a second for slow ones."""
+    """The open connections of a listener, their handler and their limits; swept once a second for slow ones. reading: where bodies are
+    inflated that grow large."""
 
     handler: Handler
     limits: Limits
+    reading: Reading
 
     def __post_init__(self) -> None:
         self.open: set[Connection] = set()
@@ -322,17 +326,49 @@ class Connection(asyncio.BufferedProtocol):
                 raise HttpError(400, "read the answers before you ask for more")
         self.now, self.since_s = None, monotonic()
         self.last_request, self.n_requests = request, self.n_requests + 1
-        encoding = request.headers.get(b"content-encoding")
-        if encoding is not None:
-            request._body = bytearray(inflated(bytes(request.body), encoding.lower(), self.limits.max_body_bytes))
-            request.n_body = len(request._body)
-        self._take_in(request)
+        if b"content-encoding" in request.headers:
+            self._take_in_encoded(request)
+        else:
+            self._take_in(request)
 
     def _take_in(self, request: Request) -> None:
         self.waiting.append(request)
         if len(self.waiting) >= self.limits.max_pipelined:
             self._pause()
         self.owner.handler(request)
+
+    def _take_in_encoded(self, request: Request) -> None:
+        self.waiting.append(request)
+        if len(self.waiting) >= self.limits.max_pipelined:
+            self._pause()
+        self._inflate(request)
+
+    def _inflate(self, request: Request) -> None:
+        """Undoes the content-encoding of a body and has the request handled; where it grows large, beside everything else."""
+        encoding, limit = request.headers[b"content-encoding"].lower(), self.limits.max_body_bytes
+
+        def handle(inflating: Inflating) -> None:
+            request._body, request.n_body, request.job = inflating.data, len(inflating.data), None
+            self.owner.handler(request)
+
+        async def inflate() -> None:
+            inflating = Inflating(request.body, encoding, limit)
+            try:
+                while not inflating.step():
+                    await asyncio.sleep(0)
+            except HttpError as error:
+                _answer_error(request, error.status, str(error))
+            else:
+                handle(inflating)
+
+        try:
+            first = Inflating(request.body, encoding, limit)
+            if first.step():
+                handle(first)
+            else:
+                self.owner.reading.start(request, inflate)
+        except (HttpError, RequestError) as error:
+            _answer_error(request, error.status, str(error))
 
     def flush(self) -> None:
         """Writes the answers that are due."""
@@ -403,5 +439,9 @@ class Connection(asyncio.BufferedProtocol):
         request = self.now or Request(self)
         self.now, request.keep_alive = None, False
         self.waiting.append(request)
-        more: Headers = ((b"retry-after", b"1"),) if error.status == 503 else ()
-        request.respond(error.status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % str(error).replace('"', "'").encode())
+        _answer_error(request, error.status, str(error))
+
+
+def _answer_error(request: Request, status: int, message: str) -> None:
+    more: Headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    request.respond(status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % message.replace('"', "'").encode())

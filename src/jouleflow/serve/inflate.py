@@ -1,4 +1,4 @@
-"""Bodies that were compressed, untrusted: a small one must not become a large one."""
+"""Bodies that were compressed, untrusted: a small one must not become a large one, nor keep the loop busy."""
 
 from __future__ import annotations
 
@@ -6,23 +6,39 @@ import zlib
 
 from jouleflow.serve.request import HttpError
 
+TAKEN_BYTES, GIVEN_BYTES = 64 << 10, 256 << 10  # of a step
 
-def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """The body without its content-encoding.
 
-    Raises HttpError when it is not what the encoding says, or longer than the limit.
+class Inflating:
+    """A body whose content-encoding is undone step by step into `data`.
+
+    Raises HttpError, here and in `step`, when it is not what the encoding says, or longer than the limit.
     """
-    if encoding == b"identity":
-        return body
-    if encoding not in (b"gzip", b"deflate"):
-        raise HttpError(415, "content-encoding must be gzip, deflate or identity")
-    machine = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        data = machine.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise HttpError(400, "the body is not what content-encoding says") from error
-    if len(data) > limit or machine.unconsumed_tail:
-        raise HttpError(413, f"the body exceeds {limit} bytes once decompressed")
-    if not machine.eof:
-        raise HttpError(400, "the compressed body is cut off")
-    return data
+
+    def __init__(self, body: memoryview, encoding: bytes, limit: int) -> None:
+        if encoding not in (b"gzip", b"deflate", b"identity"):
+            raise HttpError(415, "content-encoding must be gzip, deflate or identity")
+        self.data = bytearray()
+        self._body, self._limit, self._n_taken = body, limit, 0
+        self._machine = None if encoding == b"identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    def step(self) -> bool:
+        """Undoes some more; whether that was all."""
+        machine = self._machine
+        if machine is None:
+            self.data += self._body
+            return True
+        taken: memoryview | bytes = machine.unconsumed_tail
+        if not taken:
+            taken = self._body[self._n_taken : self._n_taken + TAKEN_BYTES]
+            self._n_taken += len(taken)
+        try:
+            given = machine.decompress(taken, GIVEN_BYTES)
+        except zlib.error as error:
+            raise HttpError(400, "the body is not what content-encoding says") from error
+        self.data += given
+        if len(self.data) > self._limit:
+            raise HttpError(413, f"the body exceeds {self._limit} bytes once decompressed")
+        if not machine.eof and not given and not machine.unconsumed_tail and self._n_taken == len(self._body):
+            raise HttpError(400, "the compressed body is cut off")
+        return machine.eof

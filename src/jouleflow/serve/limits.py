@@ -16,7 +16,8 @@ MOST_COUNT = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model; max_arriving_bytes: of large
+    """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model, and of large bodies that wait to be
+    read; max_arriving_bytes: of large
     bodies that are being received, over all connections of a listener; max_region_bytes: of all registered regions of shared memory.
 
     Only gRPC's core knows how long a message will be, so that one that takes a while counts as max_body_bytes of those that arrive. What

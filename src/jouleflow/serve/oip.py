@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,15 @@ from jouleflow.serve.fields import (
     priority_of,
     timeout_s_of,
 )
+from jouleflow.serve.large_json import Values, large_data, parse_large
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.shared_memory import REGION, ClientRegions, Extent, Shared, Span, extent_of
 from jouleflow.serve.tensor_data import check_shape, check_size, check_strings, json_data
 
-MAX_HEADER_BYTES = 1 << 20  # of the JSON before binary tensors
+MAX_HEADER_BYTES = 256 << 10  # of the JSON before binary tensors, or beside the values in it
+LARGE_JSON_BYTES = 64 << 10  # reading more at once would keep the loop for longer than some milliseconds
+MAX_VALUE_BYTES = 64  # of JSON: 24 of a number, the rest for who indents it
 CACHED_HEADERS, CACHED_HEADER_BYTES = 256, 1024
 
 
@@ -43,7 +47,7 @@ class Given:
     datatype: str
     shape: tuple[int, ...]
     size_bytes: int
-    data: bytes | Extent | None = None
+    data: bytes | bytearray | Extent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ class Decoder:
         self.inputs = {p.name: p for p in inputs}
         self.outputs = [p.name for p in outputs]
         self.batchable, self.max_rows = batchable, max_rows
+        sides = [(max_rows, *p.shape[1:]) if batchable else p.shape for p in inputs]
+        bounded = all(p.datatype != "BYTES" and -1 not in shape for p, shape in zip(inputs, sides, strict=True))
+        self.max_json_bytes = MAX_HEADER_BYTES + MAX_VALUE_BYTES * sum(map(prod, sides)) if bounded else inf
         self._headers: OrderedDict[bytes, Header] = OrderedDict()
 
     def header_of(self, body: memoryview, header_bytes: int | None) -> Header:
@@ -126,11 +133,32 @@ class Decoder:
         raw = bytes(body[:header_bytes])
         header = self._headers.get(raw)
         if header is None:
-            header = self._header(raw)
+            header = self._header_of(parse_object(raw))
             if len(raw) <= CACHED_HEADER_BYTES and not any(isinstance(g.data, bytes) for g in header.given):
                 self._headers[raw] = header
                 if len(self._headers) > CACHED_HEADERS:
                     self._headers.popitem(last=False)
+        return header
+
+    async def header_of_large(self, body: memoryview) -> Header:
+        """The header of a request that is all JSON, read a slice at a time with a turn of the loop after each.
+
+        Raises RequestError as `header_of`, and before anything is read when no request for the model could be so long.
+        """
+        if len(body) > self.max_json_bytes:
+            raise RequestError(
+                413, f"{len(body)} bytes of JSON: {self.max_rows} rows of the model's inputs take {self.max_json_bytes} at most"
+            )  # fmt: skip
+        asked = await parse_large(body, MAX_HEADER_BYTES)
+        header = self._header_of(asked)
+        given = []
+        for k, each in enumerate(header.given):
+            values = asked["inputs"][k].get("data")
+            if isinstance(values, Values):
+                data = await large_data(body, values, each.datatype, each.shape, f"inputs[{k}].data")
+                each = replace(each, size_bytes=len(data), data=data)
+            given.append(each)
+        header.given = tuple(given)
         return header
 
     def ask(self, header: Header, body: memoryview, header_bytes: int | None) -> Ask:
@@ -190,8 +218,7 @@ class Decoder:
             )
         return Shared({w.name: self.regions.sink(w.extent) for w in header.wanted if w.extent is not None})
 
-    def _header(self, raw: bytes) -> Header:
-        asked = parse_object(raw)
+    def _header_of(self, asked: dict[str, Any]) -> Header:
         parameters = as_object(asked.get("parameters", {}), "parameters")
         given = tuple(
             self._input(as_object(each, f"inputs[{k}]"), f"inputs[{k}]")
@@ -266,6 +293,8 @@ class Decoder:
             check_size(datatype, shape, extent.size_bytes, where)
             return Given(name, datatype, shape, extent.size_bytes, extent)
         if size is None:
+            if isinstance(spec.get("data"), Values):
+                return Given(name, datatype, shape, 0, b"")  # they are read last, when all else is known to be right
             data = json_data(spec.get("data"), datatype, shape, f"{where}.data")
             return Given(name, datatype, shape, len(data), data)
         if "data" in spec:

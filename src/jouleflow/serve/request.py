@@ -57,6 +57,10 @@ class Request:
     def body(self) -> memoryview:
         return memoryview(self._body)[: self.n_body]
 
+    def forget_body(self) -> None:
+        """Gives its memory back: all of it was read."""
+        self._body, self.n_body = bytearray(), 0
+
     @property
     def path(self) -> str:
         """Without the query; percent-escapes undone once."""

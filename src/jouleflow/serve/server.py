@@ -19,6 +19,7 @@ from jouleflow.runtime.cores import cpus_for
 from jouleflow.runtime.process import ModelProcess, Settings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Header, Refused
+from jouleflow.serve.reading import Reading
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.shared_memory import ClientRegions
@@ -56,6 +57,7 @@ class Server:
         self.draining = False
         self.n_deaths: dict[str, int] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}  # of every name and version that was ever in service
+        self.reading = Reading(settings.limits.max_waiting_bytes)
         self.regions = ClientRegions(settings.limits, settings.shared_memory)
         self.retiring: list[ServedModel] = []  # replaced or unloaded; what they took is being answered
         self.dispatcher = Dispatcher(self.n_cores)
@@ -275,7 +277,12 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether all models of the repository are in service and alive."""
-        return not self.draining and not self.problems and all(m.ready for m in self.models.values())
+        return (
+            not self.draining
+            and not self.reading.closed
+            and not self.problems
+            and all(m.ready for m in self.models.values())
+        )
 
     @property
     def idle(self) -> bool:
@@ -283,8 +290,11 @@ class Server:
 
     async def stop(self) -> None:
         """Takes nothing more, answers what was taken, and ends the models."""
-        self.draining = True
         until_s = monotonic() + self.settings.limits.drain_s
+        self.reading.closed = True
+        while self.reading.n_bytes and monotonic() < until_s:  # they came before
+            await asyncio.sleep(0.005)
+        self.draining = True
         while not self.idle and monotonic() < until_s:
             self._pump_soon()
             await asyncio.sleep(0.005)
