@@ -29,7 +29,7 @@ from jouleflow.serve.app import AppSettings
 from jouleflow.serve.http import Connection
 from jouleflow.serve.limits import Limits
 from tests.runtime.models import affine, counter, wide
-from tests.serve.conftest import serving
+from tests.serve.conftest import Running, serving
 from tests.serve.test_chaos import SLOW, assert_adds_up, infer_body, ready_again, slow
 
 ADMIN = AppSettings(http="127.0.0.1:0", admin="127.0.0.1:0", admin_token="root")
@@ -302,6 +302,58 @@ def test_a_client_that_reads_nothing_is_ended_and_costs_little(tmp_path: Path) -
         assert until(lambda: not server.inside(lambda: len(connections)), 10)
 
 
+def unread(server: Running, n: int, side: int) -> socket.socket:
+    """A client that has asked for so many answers in one go, and reads none."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    s.settimeout(20)
+    s.connect(("127.0.0.1", server.port))
+    s.sendall(infer_request("wide", {"x": np.ones((1, 1), np.float32)}) * n)
+    return s
+
+
+def test_who_does_not_read_is_not_worked_for_beyond_what_is_pipelined(tmp_path: Path) -> None:
+    wide(tmp_path / "wide.onnx", 1_000_000)
+    limits = Limits(max_pipelined=3)
+    with serving(tmp_path, limits=limits) as server, unread(server, 20, 1_000_000) as s:
+        owner = server.app._listeners[0][1]
+        assert until(
+            lambda: server.inside(
+                lambda: [c.unread_since_s for c in owner.open if not c.most and len(c.waiting) == len(c.held)]
+            )
+        )
+        assert assert_adds_up(server, "wide")["accepted"] <= 6
+        n_bytes, answer_bytes = 0, 4_000_000
+        while n_bytes < 20 * answer_bytes:
+            part = s.recv(1 << 20)
+            assert part
+            n_bytes += len(part)
+        assert assert_adds_up(server, "wide")["completed"] == 20
+
+
+def test_answers_that_nobody_reads_are_bounded_together(tmp_path: Path) -> None:
+    wide(tmp_path / "wide.onnx")
+    with serving(tmp_path, limits=Limits(max_unsent_bytes=40 << 20, max_pipelined=2)) as server:
+        owner = server.app._listeners[0][1]
+        greedy, modest = unread(server, 2, 4_000_000), []
+        assert until(lambda: server.inside(lambda: owner.n_unsent_bytes) > 16 << 20)
+        for _ in range(3):
+            modest.append(unread(server, 1, 4_000_000))
+        assert until(lambda: server.inside(lambda: len(owner.open)) < 4), "the one with the most is ended"
+        assert server.inside(lambda: owner.n_unsent_bytes) <= 40 << 20
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        for s in modest[1:]:
+            n_bytes = 0
+            while n_bytes < 16_000_000:
+                part = s.recv(1 << 20)
+                assert part
+                n_bytes += len(part)
+        for s in (greedy, *modest):
+            s.close()
+        assert until(lambda: not server.inside(lambda: len(owner.open)))
+        assert owner.n_unsent_bytes == owner.n_spare_bytes == 0
+
+
 def test_a_process_whose_link_broke_is_not_left_behind(tmp_path: Path) -> None:
     affine(tmp_path / "double.onnx")
     with serving(tmp_path) as server:
@@ -397,3 +449,15 @@ def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector(tmp_pat
             assert until(lambda: not any(isinstance(o, Connection) and o.owner is owner for o in gc.get_objects()), 5)
         finally:
             gc.enable()
+
+
+def test_an_error_waits_for_the_answers_before_it(tmp_path: Path) -> None:
+    slow(tmp_path / "slow.onnx")
+    with serving(tmp_path) as server, socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.settimeout(20)
+        s.sendall(infer_request("slow", SLOW) + b"this is not HTTP\r\n\r\n")
+        text = b""
+        while part := s.recv(65536):
+            text += part
+        assert text.startswith(b"HTTP/1.1 200")
+        assert b"HTTP/1.1 400" in text

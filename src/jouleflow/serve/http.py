@@ -24,7 +24,7 @@ Handler = Callable[[Request], None]
 LINGER_S = 2.0
 LARGE_BODY_BYTES = 64 << 10
 RECEIVE_BYTES = 16 << 10
-MAX_SPARE_BYTES = 4 << 20
+MAX_SPARE_BYTES, MAX_SPARES_BYTES = 4 << 20, 64 << 20  # of a connection, of all
 LEAST_READ_BYTES = 64 << 10  # that a client must read of what is due, each send_s
 
 
@@ -43,6 +43,8 @@ class Connections:
         self.received_bytes = bytearray(RECEIVE_BYTES)  # one for all: what is received is used before the next is
         self.received = memoryview(self.received_bytes)
         self.n_arriving_bytes = 0  # of bodies that are not complete
+        self.n_unsent_bytes = 0  # of answers, as far as their connections have counted them
+        self.n_spare_bytes = 0
 
     def protocol(self) -> Connection:
         return Connection(self)
@@ -54,6 +56,16 @@ class Connections:
             now_s = monotonic()
             for connection in list(self.open):
                 connection.check(now_s)
+
+    def bound_unsent(self) -> None:
+        """Ends the connection with the most unsent answers when all together have too many."""
+        if self.n_unsent_bytes <= self.limits.max_unsent_bytes:
+            return
+        for connection in self.open:  # they may have been sent since
+            if connection.n_unsent_bytes:
+                connection.count_unsent()
+        if self.n_unsent_bytes > self.limits.max_unsent_bytes:
+            max(self.open, key=lambda connection: connection.n_unsent_bytes).end()
 
     def drain(self) -> None:
         """What is being answered is answered, and the last answer of each connection says that it closes. What comes meanwhile is
@@ -90,6 +102,10 @@ class Connection(asyncio.BufferedProtocol):
         self.transport: Any = None
         self.parser: Any = httptools.HttpRequestParser(self)
         self.waiting: deque[Request] = deque()  # in the order of arrival, answered or not
+        self.held: deque[Request] = deque()  # the last of them, when there are too many to be handled yet
+        self.most = owner.limits.max_pipelined  # with so many waiting another is held; 0 while answers are unread
+        self.releasing = False
+        self.n_unsent_bytes = 0  # of the owner's
         self.now: Request | None = None  # being read
         self.header_bytes = 0
         self.in_body = False
@@ -101,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         self.spare: bytearray | None = None  # memory of an earlier large body, to be used again
         self.n_claimed_bytes = 0  # of the owner's n_arriving_bytes
         self.unread_since_s: float | None = None  # since when the client has left answers unread
-        self.n_unread_bytes = self.n_since_unread = 0
+        self.n_unread_bytes = 0
         self.paused = False  # nothing is read, until answers have gone
         self.broken = False
         self.lingering = False  # after an error: what still comes is thrown away, so that the answer can be read
@@ -120,7 +136,11 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.owner.open.discard(self)
         self._release()
+        self._keep_spare(None)
+        self.owner.n_unsent_bytes -= self.n_unsent_bytes
+        self.n_unsent_bytes = 0
         self.broken = True
+        self.held.clear()
         for request in self.waiting:
             if request.answer is None and request.job is not None:
                 request.job.cancelled = True
@@ -129,12 +149,14 @@ class Connection(asyncio.BufferedProtocol):
         self.parser = self.transport = None  # they know this object: a ring that would be left to the garbage collector
 
     def pause_writing(self) -> None:
-        self.unread_since_s, self.n_since_unread = monotonic(), 0
+        self.unread_since_s, self.most = monotonic(), 0
         self.n_unread_bytes = self.transport.get_write_buffer_size()
         self._pause()
+        asyncio.get_running_loop().call_soon(self._bound_unsent)  # it may end the connection, which is being written to
 
     def resume_writing(self) -> None:
-        self.unread_since_s = None
+        self.unread_since_s, self.most = None, self.limits.max_pipelined
+        self.count_unsent()
         self._read_on()
 
     def _pause(self) -> None:
@@ -142,9 +164,37 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.pause_reading()
 
     def _read_on(self) -> None:
-        if self.paused and self.unread_since_s is None and len(self.waiting) < self.limits.max_pipelined:
+        if self.held and not self.releasing:
+            self.releasing = True  # an answer that is there at once leads back here
+            try:
+                while self.held and len(self.waiting) - len(self.held) < self.most:
+                    self._handle(self.held.popleft())
+            finally:
+                self.releasing = False
+        if self.paused and len(self.waiting) < self.most and not self.held and self.transport is not None:
             self.paused = False
             self.transport.resume_reading()
+
+    def count_unsent(self) -> None:
+        """Tells the owner how many bytes of answers are due to a client that reads too slowly, or waits for an earlier one."""
+        if self.transport is None:
+            return
+        n_bytes = self.transport.get_write_buffer_size() + sum([len(r.answer) for r in self.waiting if r.answer])
+        self.owner.n_unsent_bytes += n_bytes - self.n_unsent_bytes
+        self.n_unsent_bytes = n_bytes
+
+    def end(self) -> None:
+        """Ends the connection without another word; what was not sent is given up."""
+        self.broken = True
+        self.transport.abort()
+
+    def _keep_spare(self, body: bytearray | None) -> None:
+        """Keeps the memory of a body for the next one, in place of what was kept before."""
+        n_bytes = 0 if body is None else len(body)
+        n_bytes -= 0 if self.spare is None else len(self.spare)
+        if body is None or self.owner.n_spare_bytes + n_bytes <= MAX_SPARES_BYTES:
+            self.spare = body
+            self.owner.n_spare_bytes += n_bytes
 
     def is_last(self, request: Request) -> bool:
         """Whether the answer to a request is the last of this connection, as the server is stopping."""
@@ -287,8 +337,9 @@ class Connection(asyncio.BufferedProtocol):
         self.in_body, self.since_s = True, monotonic()
         if n_declared >= LARGE_BODY_BYTES:
             self._claim(n_declared)
-            if self.spare is not None and len(self.spare) >= n_declared:
-                request._body, self.spare = self.spare, None
+            if self.spare is not None and n_declared <= len(self.spare) <= 2 * n_declared:
+                request._body = self.spare
+                self._keep_spare(None)
             else:
                 request._body = bytearray(n_declared)
             self.n_missing = n_declared
@@ -320,28 +371,37 @@ class Connection(asyncio.BufferedProtocol):
         assert request is not None
         self.n_missing = 0
         self._release()
-        if self.unread_since_s is not None:
-            self.n_since_unread += 1
-            if self.n_since_unread > self.limits.max_pipelined:
-                raise HttpError(400, "read the answers before you ask for more")
         self.now, self.since_s = None, monotonic()
         self.last_request, self.n_requests = request, self.n_requests + 1
-        if b"content-encoding" in request.headers:
-            self._take_in_encoded(request)
-        else:
+        if b"content-encoding" not in request.headers:
             self._take_in(request)
+            return
+        self.waiting.append(request)
+        if not self._is_held(request):
+            self._inflate(request)
 
     def _take_in(self, request: Request) -> None:
         self.waiting.append(request)
-        if len(self.waiting) >= self.limits.max_pipelined:
-            self._pause()
+        if len(self.waiting) >= self.most and self._is_held(request):
+            return
         self.owner.handler(request)
 
-    def _take_in_encoded(self, request: Request) -> None:
-        self.waiting.append(request)
-        if len(self.waiting) >= self.limits.max_pipelined:
+    def _is_held(self, request: Request) -> bool:
+        """Whether a request that has come must wait until answers to earlier ones were read; nothing more is read meanwhile."""
+        if len(self.waiting) < self.most:
+            return False
+        if not self.paused:
             self._pause()
-        self._inflate(request)
+        if len(self.waiting) <= self.most:
+            return False
+        self.held.append(request)
+        return True
+
+    def _handle(self, request: Request) -> None:
+        if b"content-encoding" in request.headers:
+            self._inflate(request)
+        else:
+            self.owner.handler(request)
 
     def _inflate(self, request: Request) -> None:
         """Undoes the content-encoding of a body and has the request handled; where it grows large, beside everything else."""
@@ -377,9 +437,10 @@ class Connection(asyncio.BufferedProtocol):
             request = waiting.popleft()
             ready.append(answer)
             if LARGE_BODY_BYTES <= len(request._body) <= MAX_SPARE_BYTES:
-                self.spare = request._body
+                self._keep_spare(request._body)
             if not request.keep_alive:
                 waiting.clear()
+                self.held.clear()
                 self.broken = True
         if transport is None or transport.is_closing():
             return
@@ -387,13 +448,20 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
             self.since_s = monotonic()
             if self.paused:
+                self._bound_unsent()
                 self._read_on()
-        if waiting:
+        elif waiting:
+            self._bound_unsent()
+        if waiting or transport.is_closing():
             return  # what is due comes first
         if self.lingering or self.owner.draining:
             self._linger()
         elif self.broken:
             transport.close()
+
+    def _bound_unsent(self) -> None:
+        self.count_unsent()
+        self.owner.bound_unsent()
 
     def _linger(self) -> None:
         """Sends no more, and throws away what still comes until the client has closed: with a plain close, bytes that were not
@@ -413,6 +481,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def check(self, now_s: float) -> None:
         """Ends the connection when its sender is too slow."""
+        if self.n_unsent_bytes:
+            self.count_unsent()
         passed_s, unread = now_s - self.since_s, self.transport.get_write_buffer_size()
         if self.unread_since_s is not None:
             if unread <= self.n_unread_bytes - LEAST_READ_BYTES:
@@ -425,7 +495,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.abort()
             return
         if passed_s > LINGER_S:
-            self.spare = None
+            self._keep_spare(None)
         if self.now is not None:
             if passed_s > (self.limits.body_s if self.in_body else self.limits.header_s):
                 self._fail(HttpError(408, "the request took too long to arrive"))

@@ -18,7 +18,8 @@ MOST_COUNT = 1 << 30
 class Limits:
     """Of HTTP and gRPC alike. max_waiting_bytes: of requests that wait in the queues of one model, and of large bodies that wait to be
     read; max_arriving_bytes: of large
-    bodies that are being received, over all connections of a listener; max_region_bytes: of all registered regions of shared memory.
+    bodies that are being received, over all connections of a listener; max_unsent_bytes: of answers that their clients do not read, the
+    same; max_region_bytes: of all registered regions of shared memory.
 
     Only gRPC's core knows how long a message will be, so that one that takes a while counts as max_body_bytes of those that arrive. What
     its core holds of messages that come quickly is bounded by max_calls times max_body_bytes alone."""
@@ -33,6 +34,7 @@ class Limits:
     least_ping_s: float = 5.0  # between pings of a gRPC client; one that does not keep to it is cut off
     max_waiting_bytes: int = 256 << 20
     max_arriving_bytes: int = 1 << 30
+    max_unsent_bytes: int = 256 << 20
     max_regions: int = 128
     max_region_bytes: int = 1 << 30
     model_memory_frac: float = (
