@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -178,6 +179,24 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
         arrivals = np.full(100, 0.01)
         answers = asyncio.run(open_loop("127.0.0.1", server.port, [infer_request("slow", SLOW)], arrivals))
         assert answers.status.count(429) > 50
+        assert answers.status.count(200) >= 5
+        assert_adds_up(server, "slow")
+
+
+def test_the_queue_is_bounded_by_what_is_held_and_not_only_by_tensors(tmp_path: Path) -> None:
+    slow(tmp_path / "slow" / "model.onnx")
+    (tmp_path / "slow" / "jouleflow.toml").write_text("max_batch = 1\n")
+    request = infer_request("slow", SLOW)
+    head, _, body = request.partition(b"\r\n\r\n")
+    n_json = int(re.search(rb"Inference-Header-Content-Length: (\d+)", head)[1])
+    padding = b', "nobody_reads_this": "' + b"x" * 50_000 + b'"}'
+    padded = body[: n_json - 1] + padding + body[n_json:]
+    lines = [b"POST /v2/models/slow/infer HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % len(padded)]
+    lines.append(b"Inference-Header-Content-Length: %d" % (n_json - 1 + len(padding)))
+    large = b"\r\n".join((*lines, b"", padded))
+    with serving(tmp_path, limits=Limits(max_waiting_bytes=220_000)) as server:
+        answers = asyncio.run(open_loop("127.0.0.1", server.port, [large], np.full(40, 0.01)))
+        assert answers.status.count(429) >= 20
         assert answers.status.count(200) >= 5
         assert_adds_up(server, "slow")
 

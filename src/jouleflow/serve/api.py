@@ -170,6 +170,8 @@ class Api:
             request.respond_with(head, binary)
 
         job = served.job(ask, now_s - request.waited_s, done)
+        if read is None and request.n_body > job.size_bytes:
+            job.size_bytes = request.n_body  # kept until it is answered, whatever else is in it
         request.job = job
         self.server.offer(served, job, request.waited_s)
 
