@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-serve test lint setup clean lock
+.PHONY: demo demo-serve test test-slow lint setup clean lock
 
 setup: $(VENV)/ready
 
@@ -23,6 +23,9 @@ demo-serve: setup
 
 test: setup
 	$(BIN)/python -m pytest -n auto
+
+test-slow: setup
+	$(BIN)/python -m pytest -n auto -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -59,6 +59,7 @@ def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
     assert min(held["in_time_frac"].values()) >= 0.99
 
 
+@pytest.mark.slow
 def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
     models = folder / "models"
     run(folder, "profile", str(models), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
@@ -67,6 +68,7 @@ def test_a_profile_of_other_files_is_refused(folder: Path) -> None:
     assert "other versions of ['two']" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_a_box_that_holds_nothing_is_infeasible(folder: Path) -> None:
     models = folder / "models"
     run(folder, "profile", str(models), "--budget", "1ms", "--cores", "1", "--cache", str(folder / "cache"))
@@ -87,6 +89,7 @@ def test_a_box_that_holds_nothing_is_infeasible(folder: Path) -> None:
     assert "its SLO is 100 ns: raise slo_ms" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_model_whose_weights_lie_beside_it(folder: Path) -> None:
     path = folder / "models" / "two" / "model.onnx"
     proto = onnx.load(path)

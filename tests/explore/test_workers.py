@@ -29,6 +29,7 @@ def test_a_failing_piece_of_work_ends_the_block() -> None:
         submit(divmod, 1, 0).result()
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_same_cells(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the cluster extra is not installed")
     from ray.cluster_utils import Cluster

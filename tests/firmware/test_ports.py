@@ -44,6 +44,7 @@ def test_same_answers_as_the_emulators_port(demo: Prepared) -> None:
     np.testing.assert_array_equal(answers(demo, demo.device.name), answers(demo, "emulator"))
 
 
+@pytest.mark.slow
 def test_cuts_everywhere(demo: Prepared) -> None:
     bench = CrashBench(build_firmware(demo.lowered, demo.plan, demo.device, port=demo.device.name), INPUTS[0])
     result = cut_everywhere(bench, 150)

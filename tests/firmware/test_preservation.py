@@ -49,6 +49,7 @@ def test_adaptive_loses_no_work_and_rests_in_time() -> None:
     assert run.energy_j.reexecution_j == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_adaptive_beats_every_other_way() -> None:
     latency_s = {name: float(np.mean(emulated(prepared(name)).latency_s)) for name in RUNNABLE}
     assert min(latency_s, key=lambda name: latency_s[name]) == "adaptive", latency_s
@@ -76,6 +77,7 @@ def test_adaptive_needs_a_sensor() -> None:
         finish_plan(p.lowered, draft_plan(p.lowered, blind, None, "adaptive"), p.profile, blind, p.scenario.harvest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", ["adaptive", "jit"])
 def test_a_sensor_that_lies_does_no_harm(planner: str) -> None:
     p = prepared(planner)

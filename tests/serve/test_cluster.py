@@ -24,6 +24,8 @@ from jouleflow.runtime.meter import open_meter
 from tests.runtime.models import affine
 from tests.serve.test_chaos import SLOW, slow
 
+pytestmark = pytest.mark.slow
+
 
 def children(of: set[int]) -> set[int]:
     """All processes beneath some processes, those included."""

@@ -182,6 +182,7 @@ def test_answers_are_those_of_the_document(server: Running) -> None:
         assert stats["jouleflow"]["completed"] >= 20, name
 
 
+@pytest.mark.slow
 def test_so_are_those_of_the_admin_listener(admin: Running) -> None:
     url = f"http://127.0.0.1:{admin.app.ports['admin']}/openapi.json"
     assert violations(url, "/repository/", 5, Authorization="Bearer root") == []
@@ -221,6 +222,7 @@ def test_control_is_in_the_document_of_its_own_listener_only(admin: Running) -> 
     assert theirs["security"] == [{"token": []}]
 
 
+@pytest.mark.slow
 def test_shared_memory_is_in_the_document_where_it_is_offered(sharing: Running) -> None:
     assert violations(f"http://127.0.0.1:{sharing.port}/openapi.json", "/systemsharedmemory", 10) == []
     document = json.loads(sharing.ask("GET", "/openapi.json")[2])

@@ -55,6 +55,7 @@ def rounds_of_a_toy(learner: Learner, n_rounds: int, worth: float = 0.0) -> list
     return right_frac
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_algorithm_solves_a_toy_and_goes_on_from_there(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -83,7 +83,10 @@ class CellCache:
         self.path = folder / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.jsonl"
         self._cells: dict[tuple[tuple[str, int], ...], Cell] = {}
         if self.path.is_file() and self.path.stat().st_size <= MAX_CACHE_BYTES:
-            for line in self.path.read_text().splitlines():
+            text = self.path.read_text()
+            if text and not text.endswith("\n"):
+                self._append("\n")  # or the next cell would be lost with the one that was cut off
+            for line in text.splitlines():
                 try:
                     cell = Cell.model_validate_json(line)
                 except ValueError:
@@ -98,8 +101,11 @@ class CellCache:
 
     def put(self, cell: Cell) -> None:
         self._cells[self._key(cell.models, cell.rows)] = cell
+        self._append(cell.model_dump_json() + "\n")
+
+    def _append(self, text: str) -> None:
         with self.path.open("a") as file:
-            file.write(cell.model_dump_json() + "\n")
+            file.write(text)
 
 
 @asynccontextmanager
