@@ -44,6 +44,7 @@ def run(folder: Path, *arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
     models = str(folder / "models")
     told = run(folder, "profile", models, "--budget", "0.5s", "--cores", "2", "--cache", str(folder / "cache"))

@@ -39,6 +39,7 @@ def test_short_batches_are_left_to_the_system(tmp_path: Path, monkeypatch: pytes
         assert all(on == OURS for on in cpus(server, "one"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_more", [1, -1])
 def test_more_or_fewer_batches_than_cpus_are_left_to_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_more: int

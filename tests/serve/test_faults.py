@@ -212,6 +212,7 @@ def test_a_model_that_hangs_in_its_first_batch_does_not_hang_the_server(tmp_path
         assert server.ask("POST", "/v2/models/double/infer", infer_body())[0] == 200
 
 
+@pytest.mark.slow
 def test_what_is_started_again_does_not_replace_what_was_loaded_meanwhile(tmp_path: Path) -> None:
     slow(tmp_path / "many" / "1" / "model.onnx")  # two seconds of warm-up
     with serving(tmp_path) as server:
@@ -237,6 +238,7 @@ def test_what_was_unloaded_is_not_started_again(tmp_path: Path) -> None:
         assert not server.app.server.models
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_versions_that_were_replaced(tmp_path: Path) -> None:
     slow(tmp_path / "many" / "1" / "model.onnx")
     with serving(tmp_path) as server:

@@ -202,6 +202,7 @@ def test_what_waits_to_be_read_is_bounded(tmp_path: Path) -> None:
             s.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", [b"", b"Content-Encoding: gzip\r\n"])
 def test_a_stop_waits_for_what_is_being_read(tmp_path: Path, encoding: bytes) -> None:
     raw = infer_json(X.tolist(), X.shape)

@@ -224,6 +224,7 @@ def test_time_that_passed_at_the_front_counts_on_the_node(tmp_path: Path, of_its
     relayed(with_slo(tmp_path, 0 if of_its_own else 2000), work)
 
 
+@pytest.mark.slow
 def test_no_node_and_full_nodes_are_told_with_retry_after(folder: Path) -> None:
     async def work(relay: Relay, nodes: Nodes, port: int) -> None:
         status, body = await ask(port, ASK)

@@ -173,6 +173,7 @@ def test_a_message_that_is_too_large_is_refused(server: Running) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.slow
 def test_a_small_message_that_inflates_is_refused(tmp_path: Path) -> None:
     """A thousand times its size: as a body of HTTP is, it must be limited while it is decompressed, not when it has been."""
     affine(tmp_path / "double.onnx")

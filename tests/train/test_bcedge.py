@@ -108,6 +108,7 @@ def test_a_net_goes_out_and_comes_back(tmp_path: Path) -> None:
         load_weights(other, tmp_path / "bad.onnx")
 
 
+@pytest.mark.slow
 def test_a_short_training_leaves_its_record(tmp_path: Path) -> None:
     record = train_bcedge(TrainSettings(max_rounds=2, seed=5, n_scored=2), tmp_path)
     assert json.loads((tmp_path / "training.json").read_text())["settings"]["seed"] == 5
