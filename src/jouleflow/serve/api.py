@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -32,7 +31,6 @@ CONTROL = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 OTHERS = ("/v2/health/live", "/v2/health/ready", "/metrics")
 LENGTH = b"inference-header-content-length"
 MAX_KNOWN, MAX_ANSWERS, MAX_REFUSALS, MAX_DIGITS = 64, 8, 256, 10
-LEAST_S = 1e-6  # a time-out that has passed is one too
 RETRY_AFTER: Headers = ((b"retry-after", b"1"),)
 
 
@@ -187,9 +185,7 @@ class Api:
                     header = await served.decoder.header_of_large(request.body)
                 assert served is not None
                 assert header is not None
-                limit_s = min(header.timeout_s or inf, served.spec.slo_s or inf)
-                if limit_s < inf:  # it began when the request came
-                    header.timeout_s = max(limit_s - (monotonic() - arrived_s), LEAST_S)
+                request.waited_s += monotonic() - arrived_s  # its deadline counts from when it came
                 self._infer(request, name, version, header)
                 request.forget_body()
             except (RequestError, InputError, KeyError) as error:

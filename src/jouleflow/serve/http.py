@@ -17,12 +17,11 @@ import httptools
 from jouleflow.serve.inflate import Inflating
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.reading import Reading
-from jouleflow.serve.request import JSON_HEADERS, Headers, HttpError, Request
+from jouleflow.serve.request import JSON_HEADERS, LARGE_BYTES, Headers, HttpError, Request
 from jouleflow.serve.request_error import RequestError
 
 Handler = Callable[[Request], None]
 LINGER_S = 2.0
-LARGE_BODY_BYTES = 64 << 10
 RECEIVE_BYTES = 16 << 10
 MAX_SPARE_BYTES, MAX_SPARES_BYTES = 4 << 20, 64 << 20  # of a connection, of all
 LEAST_READ_BYTES = 64 << 10  # that a client must read of what is due, each send_s
@@ -335,7 +334,7 @@ class Connection(asyncio.BufferedProtocol):
         if request.headers.get(b"expect", b"").lower() == b"100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.in_body, self.since_s = True, monotonic()
-        if n_declared >= LARGE_BODY_BYTES:
+        if n_declared >= LARGE_BYTES:
             self._claim(n_declared)
             if self.spare is not None and n_declared <= len(self.spare) <= 2 * n_declared:
                 request._body = self.spare
@@ -436,7 +435,7 @@ class Connection(asyncio.BufferedProtocol):
         while waiting and (answer := waiting[0].answer) is not None:
             request = waiting.popleft()
             ready.append(answer)
-            if LARGE_BODY_BYTES <= len(request._body) <= MAX_SPARE_BYTES:
+            if LARGE_BYTES <= len(request._body) <= MAX_SPARE_BYTES:
                 self._keep_spare(request._body)
             if not request.keep_alive:
                 waiting.clear()

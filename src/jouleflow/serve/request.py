@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {499: b"Client Closed Request"}
 Headers = Sequence[tuple[bytes, bytes]]
-LARGE_BYTES = 64 << 10
+LARGE_BYTES = 64 << 10  # a body that has memory of its own, which is given back as soon as it can be
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
 
 
@@ -79,7 +79,7 @@ class Request:
         self.job = None  # it knows this request in its turn: a ring that would be left to the garbage collector
         self.answer = head if self.method == b"HEAD" else b"".join((head, *chunks))
         self._connection.flush()
-        if self.n_body > LARGE_BYTES:
+        if self.n_body >= LARGE_BYTES:
             self.forget_body()  # earlier requests of its connection may have to be answered first
 
 
