@@ -207,12 +207,13 @@ def test_a_region_that_is_unregistered_while_a_request_waits(server: Running, wh
             body = {**ordinary(x), "outputs": [{"name": "y", "parameters": extent("w", 6000)}]}
         blocker = {**ordinary(np.ones((2, 1500), np.float32))}
         got: list[Any] = []
+        accepted = stats(server, "slow")["jouleflow"]["accepted"]
         threads = [threading.Thread(target=lambda: got.append(infer(server, blocker, "slow"))) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while not stats(server, "slow")["jouleflow"]["running_batches"]:
-            time.sleep(0.001)
-        accepted = stats(server, "slow")["jouleflow"]["accepted"]
+        while stats(server, "slow")["jouleflow"]["accepted"] < accepted + len(threads):
+            time.sleep(0.0005)
+        accepted += len(threads)
         waiting = threading.Thread(target=lambda: got.append(infer(server, body, "slow")))
         threads.append(waiting)
         waiting.start()
