@@ -5,7 +5,8 @@ python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--res
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. The profile that simulated figures come from is measured anew before each trace, and its times
-are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then. The
+are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then: in the mean
+of the piece for what policies are compared by, just before and after a run for what is held beside that run. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate measures nothing: what
 is simulated in the JSON there is gets computed anew, from the profiles of the same run.
@@ -60,6 +61,7 @@ TRACES = {
 }
 RATES_HZ = (30.0, 100.0)  # of each model
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
+BESIDE = {"measured": "simulated beside", AGAIN: "simulated beside again"}  # the same run, simulated
 RIVALS = ("delay", "aimd", "deeprt")
 CONTENDED_HZ = 120.0
 CONTENDED = Pairwise(
@@ -133,24 +135,48 @@ def simulated(
     slower: float = 1.0,
 ) -> dict[str, Any]:
     """Figures of every policy. seconds: of the load. slower: than when the profile was measured."""
-    models, out = {n: slowed(m, slower) for n, m in sim_models(profile).items()}, dict[str, Any]()
-    for policy in POLICIES:
-        o = simulate_serving(models, times, profile.n_cores, policy, interference)
-        done = sum(len(m.latency_s) for m in o.models.values())
-        out[policy] = figures(
-            {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
-            seconds,
-            {
-                "provenance": "modelled",
-                "source": f"busy core seconds at the profile's power of a core ({profile.energy}: {profile.energy_source})",
-                "j_per_request_modelled": energy_j(profile, o) / done if done else None,
-            },
-        )
+    out = {p: simulated_alone(profile, p, times, seconds, interference, slower) for p in POLICIES}
     if with_oracle:
+        models = {n: slowed(m, slower) for n, m in sim_models(profile).items()}
         best = find_oracle(models, times, profile.n_cores, seconds, interference)
         out["oracle"] = {
             "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
         }  # fmt: skip
+    return out
+
+
+def simulated_alone(
+    profile: ServingProfile,
+    policy: str,
+    times: dict[str, np.ndarray],
+    seconds: float,
+    interference: Any,
+    slower: float,
+) -> dict[str, Any]:
+    """Figures of one policy."""
+    models = {n: slowed(m, slower) for n, m in sim_models(profile).items()}
+    o = simulate_serving(models, times, profile.n_cores, policy, interference)
+    done = sum(len(m.latency_s) for m in o.models.values())
+    return figures(
+        {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
+        seconds,
+        {
+            "provenance": "modelled",
+            "source": f"busy core seconds at the profile's power of a core ({profile.energy}: {profile.energy_source})",
+            "j_per_request_modelled": energy_j(profile, o) / done if done else None,
+        },
+    )
+
+
+def simulated_beside(rows: Rows, profile: ServingProfile, interference: Any, seconds: float) -> Rows:
+    """Of each run on the real server, as fast as the machine was during that run."""
+    out: Rows = []
+    for row in rows:
+        if row["how"] in BESIDE:
+            times = arrivals(row["trace"], row["rate_hz"], seconds, row["seed"])
+            got = simulated_alone(profile, row["policy"], times, seconds, interference, row["slower"])
+            kept = {k: row[k] for k in (*PIECE, "policy", "slower")}
+            out.append({**kept, "how": BESIDE[row["how"]], **got})
     return out
 
 
@@ -180,7 +206,7 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     a.seconds = told.get("seconds") or a.seconds
     if not a.seconds:
         sys.exit("the JSON does not say how long its pieces are: give the --seconds of its run")
-    rows: Rows = [r for r in told["rows"] if r["how"] != "simulated"]
+    rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
     slower = {piece(r): r["slower"] for r in told["rows"] if r["how"] == "simulated" and r["box"] != "contended"}
     profiles: dict[str, ServingProfile] = {}
     for (box, trace), of in itertools.groupby(slower, key=lambda p: p[:2]):
@@ -192,6 +218,8 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
         for key in of:
             case = dict(zip(PIECE, key, strict=True))
             rows += simulated_rows(case, profiles[box], interference, a, slower[key])
+            runs = [r for r in rows if r["how"] in BESIDE and piece(r) == key and "slower" in r]
+            rows += simulated_beside(runs, profiles[box], interference, a.seconds)
         print(box, trace, flush=True)
     first = next(iter(profiles))
     pieces = [piece(r) for r in told["rows"] if r["box"] == "contended"] or [p for p in slower if p[0] == first]
@@ -314,15 +342,16 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
-                    row_s = []
+                    runs: Rows = []
+                    slower = [probe.row_s() / profiled_row_s]
                     for k in range(len(servers) + N_AGAIN if servers else 0):
                         policy = list(servers)[(k + turn) % len(servers)]
-                        row_s.append(probe.row_s())
                         got = measured(servers[policy], times, a.seconds)
                         how = "measured" if k < len(servers) else AGAIN
-                        rows.append({**case, "how": how, "policy": policy, **got})
-                    slower = float(np.mean(row_s)) / profiled_row_s if row_s else 1.0
-                    rows += simulated_rows(case, profiles[box], interference, a, slower)
+                        slower.append(probe.row_s() / profiled_row_s)
+                        runs.append({**case, "how": how, "policy": policy, "slower": sum(slower[-2:]) / 2, **got})
+                    rows += runs + simulated_beside(runs, profiles[box], interference, a.seconds)
+                    rows += simulated_rows(case, profiles[box], interference, a, float(np.mean(slower)))
                 keep(rows, profiles, a.seconds)
                 print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
             for policy, server in servers.items():

@@ -33,7 +33,7 @@ class ModelSettings(BaseModel):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     instances: Annotated[int, Field(ge=0, le=64)] = 0
     threads: Annotated[int, Field(ge=1, le=64)] = 1
-    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
     memory_mb: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["unlimited"] | None = None
     max_delay_ms: Annotated[float, Field(ge=0.0, le=3.6e6)] = 0.0
     preferred_batch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=64)] = ()

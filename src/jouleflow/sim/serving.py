@@ -62,7 +62,7 @@ class SimModel:
     max_batch: int = 32
     n_instances: int = 1
     priority: int = 5
-    max_queue: int = 512
+    max_queue: int = 2048
     front: Front = field(default_factory=Front)
     cold_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
