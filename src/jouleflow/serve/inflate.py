@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 
-from jouleflow.serve.request import HttpError
+from jouleflow.serve.reading import Reading
+from jouleflow.serve.request import Handler, HttpError, Request, answer_error
+from jouleflow.serve.request_error import RequestError
 
 TAKEN_BYTES, GIVEN_BYTES = 64 << 10, 256 << 10  # of a step
 
@@ -42,3 +45,31 @@ class Inflating:
         if not machine.eof and not given and not machine.unconsumed_tail and self._n_taken == len(self._body):
             raise HttpError(400, "the compressed body is cut off")
         return machine.eof
+
+
+def inflate(request: Request, limit: int, reading: Reading, handler: Handler) -> None:
+    """Undoes the content-encoding of a body and has the request handled; where it grows large, beside everything else."""
+    encoding = request.headers[b"content-encoding"].lower()
+
+    def handle(inflating: Inflating) -> None:
+        request._body, request.n_body, request.job = inflating.data, len(inflating.data), None
+        handler(request)
+
+    async def in_turns() -> None:
+        inflating = Inflating(request.body, encoding, limit)
+        try:
+            while not inflating.step():
+                await asyncio.sleep(0)
+        except HttpError as error:
+            answer_error(request, error.status, str(error))
+        else:
+            handle(inflating)
+
+    try:
+        first = Inflating(request.body, encoding, limit)
+        if first.step():
+            handle(first)
+        else:
+            reading.start(request, in_turns)
+    except (HttpError, RequestError) as error:
+        answer_error(request, error.status, str(error))

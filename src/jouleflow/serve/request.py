@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Protocol, cast
 from urllib.parse import unquote_to_bytes
@@ -83,6 +83,9 @@ class Request:
             self.forget_body()  # earlier requests of its connection may have to be answered first
 
 
+Handler = Callable[[Request], None]
+
+
 def relayed_request(
     sender: Sender, method: bytes, target: bytes, headers: dict[bytes, bytes], body: bytes, waited_s: float
 ) -> Request:
@@ -98,3 +101,9 @@ def answer_head(status: int, headers: Headers, size_bytes: int) -> bytes:
     lines = [b"HTTP/1.1 %d %s\r\ncontent-length: %d\r\n" % (status, REASONS.get(status, b""), size_bytes)]
     lines += [b"%s: %s\r\n" % header for header in headers]
     return b"".join((*lines, b"\r\n"))
+
+
+def answer_error(request: Request, status: int, message: str) -> None:
+    """Answers a request that cannot be handled."""
+    more: Headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    request.respond(status, (*JSON_HEADERS, *more), b'{"error":"%s"}' % message.replace('"', "'").encode())
