@@ -21,7 +21,7 @@ from jouleflow.serve.oip import Ask, Decoder
 from jouleflow.serve.proto import message
 from jouleflow.serve.repository import MODEL, SETTINGS, Repository
 from jouleflow.serve.request_error import RequestError
-from jouleflow.serve.rpc import ask_of
+from jouleflow.serve.rpc_messages import ask_of
 from jouleflow.serve.shared_memory import ClientRegions
 
 PORTS = (Port("x", "FP32", (-1, 4)), Port("n", "INT8", (-1,)), Port("s", "BYTES", (-1, 2)))

@@ -15,7 +15,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import message
 from jouleflow.serve.request_error import RequestError
-from jouleflow.serve.rpc import ask_of
+from jouleflow.serve.rpc_messages import ask_of
 from jouleflow.serve.shared_memory import OFFSET, REGION, SIZE, ClientRegions
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving

@@ -26,7 +26,7 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import SERVICE, message, methods
 from jouleflow.serve.request_error import RequestError
-from jouleflow.serve.rpc import MAX_VALUES, ask_of
+from jouleflow.serve.rpc_messages import MAX_VALUES, ask_of
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving

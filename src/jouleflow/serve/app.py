@@ -88,7 +88,7 @@ class App:
         self._sweeps.append(asyncio.get_running_loop().create_task(connections.sweep()))
 
     async def _listen_rpc(self, name: str, address: str, token: str, admin: bool) -> None:
-        from jouleflow.serve.rpc import make_rpc_server
+        from jouleflow.serve.rpc_listener import make_rpc_server
 
         host, port = parse_address(address)
         access = make_access(host, self.settings.allow_hosts, token, self.settings.insecure)
