@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from jouleflow.policy.job import Values
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve.fields import MAX_ELEMENTS, MAX_NAME, MAX_PRIORITY, MAX_RANK, MAX_TENSORS, MAX_TIMEOUT_US
-from jouleflow.serve.oip import Ask, Given, Wanted
+from jouleflow.serve.oip import Ask, Decoder, Given, Wanted
 from jouleflow.serve.proto import message
 from jouleflow.serve.repository import ModelSpec
 from jouleflow.serve.request_error import RequestError
@@ -49,10 +49,36 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
 
     Raises RequestError naming the field and what was expected.
     """
-    decoder, given = served.decoder, request.inputs
-    raws = request.raw_input_contents
-    if len(request.id) > MAX_NAME or len(given) > MAX_TENSORS or len(request.outputs) > MAX_TENSORS:
+    decoder = served.decoder
+    if len(request.id) > MAX_NAME or len(request.inputs) > MAX_TENSORS or len(request.outputs) > MAX_TENSORS:
         raise RequestError(400, f"an id of at most {MAX_NAME} characters and {MAX_TENSORS} tensors are taken")
+    inputs, parts = _inputs(request, decoder)
+    names = [o.name for o in request.outputs] or decoder.outputs
+    unknown = sorted(set(names) - set(decoder.outputs))
+    if unknown or len(set(names)) != len(names):
+        raise RequestError(400, f"outputs {names}: the model has {decoder.outputs}, each at most once")
+    for k, output in enumerate(request.outputs):
+        if "classification" in output.parameters:
+            raise RequestError(400, f"outputs[{k}].parameters.classification is not supported: ask for the scores")
+    timeout_s = _whole(request, "timeout", MAX_TIMEOUT_US) * 1e-6
+    limits = [timeout_s] if timeout_s else []
+    if remaining_s is not None:
+        limits.append(max(remaining_s, LEAST_S))
+    wanted = tuple(
+        Wanted(o.name, True, decoder.extent_of(plain(o.parameters), f"outputs[{k}]"))
+        for k, o in enumerate(request.outputs)
+    ) or tuple(Wanted(n, True) for n in names)
+    priority = _whole(request, "priority", MAX_PRIORITY)
+    header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
+    shared = decoder.shared(header) if header.in_shared else None
+    sent = [decoder.shared_input(g, p) if isinstance(p, Extent) else p for g, p in zip(inputs, parts, strict=True)]
+    data: list[memoryview | bytes | Span] = [sent[k] for k in header.place]
+    return Ask(header, data, sum(map(len, data)), shared)
+
+
+def _inputs(request: Any, decoder: Decoder) -> tuple[list[Given], list[bytes | Extent]]:
+    """What a request says of its inputs, and the bytes of each or where in shared memory they are."""
+    given, raws = request.inputs, request.raw_input_contents
     extents = [decoder.extent_of(plain(each.parameters), f"inputs[{k}]") for k, each in enumerate(given)]
     if raws and len(raws) != extents.count(None):
         raise RequestError(
@@ -87,27 +113,7 @@ def ask_of(request: Any, served: ServedModel, remaining_s: float | None) -> Ask:
             check_strings(raw, shape, each.name)
         inputs.append(Given(each.name, each.datatype, shape, len(raw)))
         parts.append(raw)
-    names = [o.name for o in request.outputs] or decoder.outputs
-    unknown = sorted(set(names) - set(decoder.outputs))
-    if unknown or len(set(names)) != len(names):
-        raise RequestError(400, f"outputs {names}: the model has {decoder.outputs}, each at most once")
-    for k, output in enumerate(request.outputs):
-        if "classification" in output.parameters:
-            raise RequestError(400, f"outputs[{k}].parameters.classification is not supported: ask for the scores")
-    timeout_s = _whole(request, "timeout", MAX_TIMEOUT_US) * 1e-6
-    limits = [timeout_s] if timeout_s else []
-    if remaining_s is not None:
-        limits.append(max(remaining_s, LEAST_S))
-    wanted = tuple(
-        Wanted(o.name, True, decoder.extent_of(plain(o.parameters), f"outputs[{k}]"))
-        for k, o in enumerate(request.outputs)
-    ) or tuple(Wanted(n, True) for n in names)
-    priority = _whole(request, "priority", MAX_PRIORITY)
-    header = decoder.header(request.id, tuple(inputs), wanted, min(limits, default=0.0), priority)
-    shared = decoder.shared(header) if header.in_shared else None
-    sent = [decoder.shared_input(g, p) if isinstance(p, Extent) else p for g, p in zip(inputs, parts, strict=True)]
-    data: list[memoryview | bytes | Span] = [sent[k] for k in header.place]
-    return Ask(header, data, sum(map(len, data)), shared)
+    return inputs, parts
 
 
 def plain(parameters: Any) -> dict[str, Any]:
