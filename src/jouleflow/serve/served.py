@@ -202,36 +202,34 @@ class ServedModel:
         self, output: _Output, first: int, n: int, take: Callable[[memoryview], Any] = bytes
     ) -> tuple[str, tuple[int, ...], Any]:
         """The rows of one job in an output of the batch. take: `bytes` copies them, `memoryview` does not."""
-        shape, raw, size = output.shape, output.raw, output.row_bytes
+        piece, raw, size = output.piece, output.raw, output.row_bytes
+        shape = piece.shape
         if not self.batchable or n == output.n_rows:
-            return output.datatype, shape, take(raw)
+            return piece.datatype, shape, take(raw)
         if size is not None:
-            return output.datatype, (n, *shape[1:]), take(raw[first * size : (first + n) * size])
+            return piece.datatype, (n, *shape[1:]), take(raw[first * size : (first + n) * size])
         if not shape or shape[0] != output.n_rows:
             raise ValueError(
-                f"output {output.name!r} has shape {list(shape)} for a batch of {output.n_rows}: set max_batch = 1"
+                f"output {piece.name!r} has shape {list(shape)} for a batch of {output.n_rows}: set max_batch = 1"
             )
         return "BYTES", (n, *shape[1:]), encode_strings(decode_strings(raw, shape)[first : first + n])
 
 
 @dataclass(slots=True)
 class _Output:
-    """An output of a batch. row_bytes: None when its bytes cannot be cut into rows."""
+    """An output of a batch, and its bytes. row_bytes: None when its bytes cannot be cut into rows."""
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    piece: Piece
     raw: memoryview
     n_rows: int
     row_bytes: int | None
 
     @classmethod
     def of(cls, memory: memoryview, piece: Piece, n_rows: int) -> _Output:
-        shape, size = piece.shape, piece.size_bytes
-        row_bytes = None
+        shape, row_bytes = piece.shape, None
         if piece.datatype in NUMPY and shape[:1] == (n_rows,):
             row_bytes = prod(shape[1:]) * NUMPY[piece.datatype].itemsize
-        return cls(piece.name, piece.datatype, shape, memory[piece.offset : piece.offset + size], n_rows, row_bytes)
+        return cls(piece, memory[piece.offset : piece.offset + piece.size_bytes], n_rows, row_bytes)
 
 
 def _read(span: Span, memory: memoryview, shared: Shared) -> None:
