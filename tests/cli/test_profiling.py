@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import jouleflow.load.wakes as wakes
 import jouleflow.runtime.colocation as colocation
 import jouleflow.sim.box as box
 from jouleflow.cli.terminal import app
-from jouleflow.profile.serving import load_profile
+from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile, load_profile, save_profile
 from tests.runtime.models import affine
 
 
@@ -104,6 +105,30 @@ def test_a_profile_of_a_model_whose_weights_lie_beside_it(folder: Path) -> None:
     (path.parent / "weights").write_bytes(bytes((path.parent / "weights").stat().st_size))
     done = CliRunner().invoke(app, ["serve", str(folder / "models"), "--dry-run", "--profile", str(folder / "p.json")])
     assert "other versions of ['two']" in str(done.exception)
+
+
+def test_a_load_is_foretold_as_the_server_would_serve_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "MAX_REQUESTS", 2_000)
+    path = affine(tmp_path / "models" / "one" / "model.onnx")
+    model = ProfiledModel(
+        sha256=sha256(path.read_bytes()).hexdigest(), threads=1, max_batch=8, n_instances=1, slo_s=0.1, priority=5, memory_bytes=1
+    )  # fmt: skip
+    ten_ms_whatever_the_batch = tuple(
+        Cell(models=("one",), rows=(n,), alone_s=(0.010,), slowdown=(1.0,), core_s=0.010, energy_j=0.05) for n in (1, 8)
+    )
+    profile = ServingProfile(
+        machine="made up", n_cores=1, energy="modelled", energy_source="5 W", models={"one": model}, cells=ten_ms_whatever_the_batch
+    )  # fmt: skip
+    save_profile(profile, tmp_path / "p.json")
+
+    def held_hz(settings: str) -> float:
+        (path.parent / "jouleflow.toml").write_text(f"slo_ms = 100\nmax_batch = 8\n{settings}")
+        foretold = run(tmp_path, "serve", str(tmp_path / "models"), "--dry-run", "--policy", "delay")
+        return foretold["holds"][0]["rate_hz"]["one"]
+
+    assert held_hz("") > 400
+    assert held_hz("preferred_batch = [1]") < 100  # a batch of one row takes the core for 10 ms
+    assert held_hz("max_queue = 1") < 200  # and what comes meanwhile is refused
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from jouleflow.errors import Infeasible, InputError
+from jouleflow.policy.batch import Delay
 from jouleflow.profile.interference import NoInterference, Pairwise
 from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile
-from jouleflow.sim.box import energy_j, load_held, sim_models
+from jouleflow.sim.box import ServedAs, energy_j, load_held, sim_models
 from jouleflow.sim.serving import simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -70,6 +71,13 @@ def test_a_cold_core_counts_too() -> None:
         Infeasible, match="a row of it takes 20 ms and 10 ms more on a core that was idle, and its SLO is 25 ms"
     ):
         load_held(profile.model_copy(update={"models": cold}), NoInterference(), "table")
+
+
+def test_models_are_simulated_as_they_are_served() -> None:
+    as_told = ServedAs(Delay(0.004, (2, 3)), max_queue=7)
+    models = sim_models(made_up(), served_as={"quick": as_told})
+    assert (models["quick"].delay, models["quick"].max_queue) == (as_told.delay, 7)
+    assert (models["slow"].delay, models["slow"].max_queue) == (Delay(), 512)
 
 
 def test_energy_is_of_the_busy_time() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from jouleflow.errors import InputError, MissingCapability
 if TYPE_CHECKING:
     from jouleflow.profile.serving import ServingProfile
     from jouleflow.serve.repository import ModelSpec
+    from jouleflow.sim.box import ServedAs
 
 CACHE = Path.home() / ".cache" / "jouleflow" / "profiles"
 
@@ -117,7 +118,9 @@ def parse_mix(text: str) -> dict[str, float] | None:
         raise InputError(f"--mix {text!r} must be NAME=SHARE,NAME=SHARE") from error
 
 
-def dry_run(profile: ServingProfile, policies: Sequence[str], mix: str, console: Console) -> list[dict[str, object]]:
+def dry_run(
+    profile: ServingProfile, served_as: Mapping[str, ServedAs], policies: Sequence[str], mix: str, console: Console
+) -> list[dict[str, object]]:
     """Prints which load the box holds under each policy, and returns it as records."""
     from dataclasses import asdict
 
@@ -127,7 +130,7 @@ def dry_run(profile: ServingProfile, policies: Sequence[str], mix: str, console:
     interference = fit_interference(profile.cells) if len(profile.together()) >= 10 else NoInterference()
     rows: list[dict[str, object]] = []
     for policy in policies:
-        held = load_held(profile, interference, policy, parse_mix(mix))
+        held = load_held(profile, interference, policy, parse_mix(mix), served_as=served_as)
         table = Table("model", "SLO", "requests/s", "p99", "in time")
         for name, rate_hz in held.rate_hz.items():
             slo, p99 = (f"{s * 1e3:.1f} ms" for s in (profile.models[name].slo_s, held.p99_s[name]))
@@ -149,7 +152,7 @@ def dry_run(profile: ServingProfile, policies: Sequence[str], mix: str, console:
 def predict_load(
     folder: Path, profile: Path, policies: Sequence[str], mix: str, console: Console
 ) -> list[dict[str, object]]:
-    """`dry_run` of a folder with the profile that was made of it.
+    """`dry_run` of a folder, as its jouleflow.toml files have it now, with the profile that was made of it.
 
     Raises InputError when the profile is of other files, or misses a model.
     """
@@ -157,6 +160,7 @@ def predict_load(
 
     from jouleflow.graph.onnx_check import read_onnx
     from jouleflow.profile.serving import load_profile
+    from jouleflow.sim.box import ServedAs
 
     known = load_profile(profile)
     specs = {s.name: s for s in _specs(folder)}
@@ -179,4 +183,5 @@ def predict_load(
             }
         }
     )
-    return dry_run(current, policies, mix, console)
+    served_as = {n: ServedAs(specs[n].delay, specs[n].settings.max_queue) for n in current.models}
+    return dry_run(current, served_as, policies, mix, console)

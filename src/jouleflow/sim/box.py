@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jouleflow.errors import Infeasible, InputError
+from jouleflow.policy.batch import AT_ONCE, Delay
 from jouleflow.profile.interference import Interference
 from jouleflow.profile.serving import ServingProfile, Wakes
 from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
@@ -20,16 +21,29 @@ MAX_REQUESTS = 40_000  # of a run, which is then shorter
 LEAST_SLOS = 20  # but lasts as many of the longest SLO: time for a queue to grow
 
 
-def sim_models(profile: ServingProfile, with_clients: bool = True) -> dict[str, SimModel]:
-    """The models of a profile. with_clients: whether clients share the cores, as they did when it was measured."""
+@dataclass(frozen=True, slots=True)
+class ServedAs:
+    """What no profile says of a model, as it is not measured: what the policy `delay` does for it, and how many
+    requests may wait."""
+
+    delay: Delay = AT_ONCE
+    max_queue: int = 512
+
+
+def sim_models(
+    profile: ServingProfile, with_clients: bool = True, served_as: Mapping[str, ServedAs] | None = None
+) -> dict[str, SimModel]:
+    """The models of a profile. with_clients: whether clients share the cores, as they did when it was measured. served_as: of each, or of
+    some."""
+    how = {name: ServedAs() for name in profile.models} | dict(served_as or {})
     return {
         name: SimModel(
-            profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority,
+            profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority, how[name].max_queue,
             front=Front(
                 m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
                 profile.wakes if with_clients else Wakes(),
             ),
-            cold_s=m.cold_s, cold_spread_s=m.cold_spread_s,
+            cold_s=m.cold_s, cold_spread_s=m.cold_spread_s, delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
@@ -71,6 +85,7 @@ def load_held(
     duration_s: float = 20.0,
     seed: int = 0,
     with_clients: bool = False,
+    served_as: Mapping[str, ServedAs] | None = None,
 ) -> Held:
     """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time, over
     duration_s or some ten thousand requests. Every model is asked at least once, however small its share.
@@ -83,7 +98,7 @@ def load_held(
         raise InputError(f"mix names {unknown}: give shares above 0 of {sorted(profile.models)}")
     if unset := sorted(n for n in mix if not profile.models[n].slo_s):
         raise InputError(f"no SLO for {unset}: set slo_ms in jouleflow.toml and profile again, or nothing is ever late")
-    models = {n: m for n, m in sim_models(profile, with_clients).items() if n in mix}
+    models = {n: m for n, m in sim_models(profile, with_clients, served_as).items() if n in mix}
     total = sum(mix.values())
     mix = {n: share / total for n, share in mix.items()}
 
