@@ -1,6 +1,7 @@
 """The live page: safe headers, names escaped, and in a browser it shows what the server does."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,6 +70,45 @@ def test_in_a_browser(tmp_path: Path) -> None:
         ):
             assert text in dom
         assert dom.count("<path") >= 5
+        assert re.search(r'aria-label="answers a second, scale from 0 to [0-9,.]+k?/s"', dom)
+        assert 'style="' not in dom
+
+
+@needs_browser
+def test_charts_have_a_scale_with_its_unit(tmp_path: Path) -> None:
+    affine(tmp_path / "models" / "double" / "model.onnx")
+    (tmp_path / "models" / "double" / "jouleflow.toml").write_text("slo_ms = 50\n")
+    with serving(tmp_path / "models") as server:
+        server.inside(server.app.history.sample)
+        live = json.loads(server.ask("GET", "/live.json")[2])
+    first = live["samples"][-1]
+    of_model = first["models"]["double"] | {
+        "completed": 1130,
+        "p50_s": 0.003,
+        "p99_s": 0.004,
+        "batch": 7,
+        "rejected": 0,
+    }
+    live["samples"] = [
+        {**first, "power_w": power_w, "j_per_request": 19e-6, "models": {"double": {**of_model, "waiting": n_waiting}}}
+        for power_w, n_waiting in ((1.0, 30_000), (7.3, 0))
+    ]
+    moment = tmp_path / "moment.html"
+    moment.write_text(standalone(live))
+    dom = browse(tmp_path / "profile", moment.as_uri(), "--dump-dom")
+    charts = re.findall(r'<div class="scale" aria-hidden="true">(.*?)</div><svg[^>]* aria-label="(.*?)"', dom)
+    told = {name: re.findall("<span>(.*?)</span>", labels) for labels, name in charts}
+    assert {name.partition(", ")[0]: labels for name, labels in told.items()} == {
+        "power": ["8 W", "4 W", "0"],
+        "energy a request": ["20 µJ", "10 µJ", "0"],
+        "answers a second": ["1,200/s", "600/s", "0"],
+        "latency": ["50 ms", "25 ms", "0"],  # as far as the SLO
+        "waiting requests": ["30k", "15k", "0"],
+        "rows a batch": ["8", "4", "0"],
+        "refused a second": ["", "", "0"],
+        "energy for nothing": ["", "", "0"],
+    }
+    assert "latency, p50 and p99, scale from 0 to 50 ms" in told
 
 
 @needs_browser

@@ -24,14 +24,37 @@ function times(a, b) {
   return [a, b].map((v) => (v === null || v === undefined ? "–" : Number((v * scale).toPrecision(3)).toString())).join(" / ") + unit;
 }
 
-// One small chart: up to two series, and a dashed limit.
-function chart(series, limit) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 300 44");
-  svg.setAttribute("preserveAspectRatio", "none");
+const HEIGHT = 58, EDGE = 6; // of a chart, and of half a label of its scale
+
+// The lowest round number that is not below v.
+function round_up(v) {
+  const k = 10 ** Math.floor(Math.log10(v));
+  return k * [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].find((m) => v <= m * k * (1 + 1e-9));
+}
+
+// Labels of a scale from 0 to top, from the top down, with one unit; only 0 when there is nothing to see.
+function scale(top, unit) {
+  if (!top) return ["", "", "0"];
+  const [factor, prefix] = !unit || unit === "/s" || top >= 1 ? (top >= 1e4 ? [1e-3, "k"] : [1, ""]) : top >= 1e-3 ? [1e3, "m"] : [1e6, "µ"];
+  const full = prefix === "k" || unit === "/s" ? prefix + unit : unit && " " + prefix + unit;
+  return [top, top / 2].map((v) => Number((v * factor).toPrecision(3)).toLocaleString("en") + full).concat("0");
+}
+
+function drawn(tag, attributes) {
+  const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, v] of Object.entries(attributes)) e.setAttribute(key, v);
+  return e;
+}
+
+// One small chart with its scale: up to two series, and a dashed limit.
+function chart(title, unit, series, limit) {
   const values = series.flat().filter((v) => v !== null && v !== undefined);
-  const top = Math.max(...values, limit || 0, 1e-12) * 1.05;
-  const y = (v) => 43 - (42 * v) / top;
+  const most = Math.max(...values, limit || 0, 0), top = most && round_up(most);
+  const labels = scale(top, unit);
+  const svg = drawn("svg", { viewBox: "0 0 300 " + HEIGHT, preserveAspectRatio: "none", role: "img", "aria-label": title + ", scale from 0 to " + (labels[0] || "0") });
+  const y = (v) => HEIGHT - EDGE - ((HEIGHT - 2 * EDGE) * v) / (top || 1);
+  const level = (v, name) => svg.append(drawn("line", { class: name, x1: 0, x2: 300, y1: y(v), y2: y(v) }));
+  for (const v of top ? [top, top / 2, 0] : [0]) level(v, "grid");
   const span = Math.max(moment ? 2 : 60, ...series.map((s) => s.length)) - 1;
   series.forEach((s, k) => {
     let d = "", pen = false;
@@ -40,23 +63,21 @@ function chart(series, limit) {
       d += (pen ? "L" : "M") + (300 - (300 * (s.length - 1 - i)) / span).toFixed(1) + " " + y(v).toFixed(1);
       pen = true;
     });
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    path.setAttribute("d", d);
-    if (k) path.setAttribute("class", "second");
-    svg.append(path);
+    svg.append(drawn("path", k ? { d, class: "second" } : { d }));
   });
-  if (limit) {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-    for (const [key, v] of [["x1", 0], ["x2", 300], ["y1", y(limit)], ["y2", y(limit)]]) line.setAttribute(key, v);
-    svg.append(line);
-  }
-  return svg;
+  if (limit) level(limit, "limit");
+  const axis = el("div", "scale"), plot = el("div", "plot");
+  axis.setAttribute("aria-hidden", "true"); // the chart's own label says it in words
+  axis.append(...labels.map((text) => el("span", "", text)));
+  plot.append(axis, svg);
+  return plot;
 }
 
-function figure(title, value, small, series, limit, bad) {
+// unit: of the chart's scale.
+function figure(title, value, small, unit, series, limit, bad) {
   const box = el("div", "figure");
   box.append(el("small", "", title), el("b", bad ? "bad" : "", value));
-  box.append(chart(series, limit), el("small", "", small));
+  box.append(chart(title, unit, series, limit), el("small", "", small));
   return box;
 }
 
@@ -74,14 +95,14 @@ function model(name, m, samples) {
   const refused = of("rejected").map((v, i) => (v === null ? null : v + of("expired")[i] + of("failed")[i]));
   const t = m.totals;
   row.append(
-    figure("answers a second", number(mean("completed")), number(t.completed) + " in all", [of("completed")]),
-    figure("latency, p50 and p99", times(mean("p50_s"), p99), m.slo_s ? "dashed: SLO" : "", [of("p50_s"), of("p99_s")], m.slo_s, m.slo_s && p99 > m.slo_s),
-    figure("waiting requests", number(last("waiting")), number(last("running")) + " of at most " + m.instances + " batches run", [of("waiting")]),
-    figure("rows a batch", number(mean("batch")), "at most " + m.max_batch, [of("batch")]),
+    figure("answers a second", number(mean("completed")), number(t.completed) + " in all", "/s", [of("completed")]),
+    figure("latency, p50 and p99", times(mean("p50_s"), p99), m.slo_s ? "dashed: SLO" : "", "s", [of("p50_s"), of("p99_s")], m.slo_s, m.slo_s && p99 > m.slo_s),
+    figure("waiting requests", number(last("waiting")), number(last("running")) + " of at most " + m.instances + " batches run", "", [of("waiting")]),
+    figure("rows a batch", number(mean("batch")), "at most " + m.max_batch, "", [of("batch")]),
     figure("refused a second", number(mean("rejected") === null ? null : mean("rejected") + mean("expired") + mean("failed")),
-      number(t.rejected) + " rejected, " + number(t.expired) + " expired, " + number(t.failed) + " failed", [refused]),
+      number(t.rejected) + " rejected, " + number(t.expired) + " expired, " + number(t.failed) + " failed", "/s", [refused]),
     figure("energy for nothing, modelled", number(Object.values(m.wasted.energy_j).reduce((a, b) => a + b, 0), "J"),
-      "late " + number(m.wasted.energy_j.late, "J") + ", sender gone " + number(m.wasted.energy_j.gone, "J") + ", failed " + number(m.wasted.energy_j.failed, "J"), [of("wasted_w")]),
+      "late " + number(m.wasted.energy_j.late, "J") + ", sender gone " + number(m.wasted.energy_j.gone, "J") + ", failed " + number(m.wasted.energy_j.failed, "J"), "W", [of("wasted_w")]),
   );
   card.append(head, row);
   return card;
@@ -104,8 +125,8 @@ async function draw() {
   const recent = (v) => { const k = v.slice(-10).filter((x) => x !== null); return k.length ? k.reduce((a, b) => a + b, 0) / k.length : null; };
   const box = el("div", "card row");
   box.append(
-    figure("power, " + live.meter.provenance, number(recent(power), "W"), "", [power]),
-    figure("energy a request, " + live.meter.provenance, number(recent(each), "J"), "", [each]),
+    figure("power, " + live.meter.provenance, number(recent(power), "W"), "", "W", [power]),
+    figure("energy a request, " + live.meter.provenance, number(recent(each), "J"), "", "J", [each]),
   );
   $("machine").className = "";
   $("machine").replaceChildren(box);
