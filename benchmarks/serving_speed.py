@@ -29,7 +29,12 @@ def main() -> None:
     front = Front(60e-6, 60e-6, 60e-6, 40e-6)
     models = {
         name: SimModel(
-            Latencies(BATCHES, tuple(row_s * (0.1 + 0.9 * n) for n in BATCHES)), 0.08, 32, 2, front=front, cold_s=2e-4
+            Latencies(BATCHES, tuple(row_s * (0.1 + 0.9 * n) for n in BATCHES)),
+            0.08,
+            32,
+            2,
+            front=front,
+            cold_spread_s=(2e-4,),
         )
         for name, row_s in zip(names, ROW_S, strict=True)
     }

@@ -117,7 +117,6 @@ def slowed(model: SimModel, factor: float) -> SimModel:
     return replace(
         model,
         latencies=Latencies(model.latencies.at_rows, tuple(s * factor for s in model.latencies.seconds)),
-        cold_s=model.cold_s * factor,
         cold_spread_s=tuple(s * factor for s in model.cold_spread_s),
         front=replace(
             front, request_s=front.request_s * factor, answer_s=front.answer_s * factor, client_s=front.client_s * factor,

@@ -1,6 +1,7 @@
 """What a profile says, and what is learned from it about batches beside each other."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_a_profile_of_before_wakes_were_measured_is_read(tmp_path: Path) -> None
     old = profile().model_dump_json(exclude={"wakes": True, "models": {m: {"cold_spread_s"} for m in "abc"}})
     (tmp_path / "p.json").write_text(old)
     assert load_profile(tmp_path / "p.json") == profile()
+
+
+@pytest.mark.parametrize(
+    ("once", "now"),
+    [
+        ({"cold_s": 0.25}, (0.25,)),
+        ({"cold_s": 0.25, "cold_spread_s": [0.125, 0.25, 0.75]}, (0.125, 0.25, 0.75)),
+    ],
+)
+def test_a_profile_that_has_the_median_of_cold_batches_is_read(
+    tmp_path: Path, once: dict[str, object], now: tuple[float, ...]
+) -> None:
+    told = profile().model_dump()
+    told["models"]["a"] = {k: v for k, v in told["models"]["a"].items() if k != "cold_spread_s"} | once
+    (tmp_path / "p.json").write_text(json.dumps(told))
+    found = load_profile(tmp_path / "p.json")
+    assert found.models["a"].cold_spread_s == now
+    save_profile(found, tmp_path / "p.json")
+    assert "cold_s" not in json.loads((tmp_path / "p.json").read_text())["models"]["a"]
 
 
 def test_wakes_are_kept_by_busy_cores_and_idle_time(tmp_path: Path) -> None:

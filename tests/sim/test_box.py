@@ -66,7 +66,7 @@ def test_a_row_that_takes_longer_than_its_slo_is_no_load_that_is_held() -> None:
 
 def test_a_cold_core_counts_too() -> None:
     profile = made_up(slo_s=0.025)
-    cold = {n: m.model_copy(update={"cold_s": 0.010}) for n, m in profile.models.items()}
+    cold = {n: m.model_copy(update={"cold_spread_s": (0.005, 0.010, 0.090)}) for n, m in profile.models.items()}
     with pytest.raises(
         Infeasible, match="a row of it takes 20 ms and 10 ms more on a core that was idle, and its SLO is 25 ms"
     ):

@@ -62,7 +62,7 @@ def test_the_loop_takes_its_share_of_the_cores() -> None:
 
 
 def test_a_core_that_ran_something_else_is_cold() -> None:
-    models = {n: SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_s=0.5) for n in "ab"}
+    models = {n: SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_spread_s=(0.5,)) for n in "ab"}
     turns = simulate_serving(models, {"a": np.array([0.0, 2.0]), "b": np.array([1.0])}, 1, "delay")
     np.testing.assert_allclose(turns.models["a"].latency_s, [1.5, 2.5])  # until 1.5; b until 3; a again until 4.5
     again = simulate_serving(models, {"a": np.array([0.0, 1.0, 5.0])}, 1, "delay")
@@ -106,7 +106,7 @@ def test_totals_add_up_between_the_end_of_a_batch_and_its_answers() -> None:
 
 
 def test_what_varies_is_drawn_and_the_same_again() -> None:
-    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_s=9.0, cold_spread_s=(0.0, 0.5, 1.0))
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_spread_s=(0.0, 0.5, 1.0))
     times = {"m": np.arange(300) * 10.0}
     runs = [simulate_serving({"m": model}, times, 1, "delay") for _ in range(2)]
     latency_s = runs[0].models["m"].latency_s

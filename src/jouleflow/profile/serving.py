@@ -9,9 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jouleflow.errors import InputError
 from jouleflow.profile.latencies import Latencies
@@ -50,8 +50,8 @@ class Cell(BaseModel):
 class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
     server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
-    when not measured. cold_s: what a batch takes longer when its core was idle or ran something else before, the median; and
-    cold_spread_s: equally likely values of it."""
+    when not measured. cold_spread_s: equally likely values of what a batch takes longer when its core was idle or ran something else
+    before; none when not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,8 +65,18 @@ class ProfiledModel(BaseModel):
     front_s: float = 0.0
     refusal_s: float = 0.0
     client_s: float = 0.0
-    cold_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_once_written(cls, told: Any) -> Any:
+        """Profiles once had the median too, as cold_s, and the first of them nothing else."""
+        if not isinstance(told, dict) or "cold_s" not in told:
+            return told
+        now = {name: value for name, value in told.items() if name != "cold_s"}
+        if not now.get("cold_spread_s"):
+            now["cold_spread_s"] = (told["cold_s"],)
+        return now
 
 
 class Wakes(BaseModel):

@@ -292,9 +292,9 @@ async def profile_models(
             cells[batches] = cell.model_copy(update={"models": tuple(b.model for b in batches)})
             misses = 0
             progress(len(cells), min(spent_frac, 1.0))
-        cold_s = await measure_cold(processes, {w.name: cells[(Batch(w.name, 1),)].alone_s[0] for w in sized})
+        spreads_s = await measure_cold(processes, {w.name: cells[(Batch(w.name, 1),)].alone_s[0] for w in sized})
         models_by_name = {
-            w.name: _described(w, s, processes[w.name], cold_s[w.name]) for w, s in zip(wanted, sized, strict=True)
+            w.name: _described(w, s, processes[w.name], spreads_s[w.name]) for w, s in zip(wanted, sized, strict=True)
         }
     return ServingProfile(
         machine=machine_name(), n_cores=n_cores, energy=meter.provenance, energy_source=meter.source, models=models_by_name,
@@ -316,10 +316,9 @@ def _sized(wanted: Wanted, process: ModelProcess) -> Sized:
     return Sized(wanted.name, tuple(sizes_up_to(wanted.max_batch if rows_open else 1)))
 
 
-def _described(wanted: Wanted, sized: Sized, process: ModelProcess, cold_s: tuple[float, ...]) -> ProfiledModel:
+def _described(wanted: Wanted, sized: Sized, process: ModelProcess, cold_spread_s: tuple[float, ...]) -> ProfiledModel:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return ProfiledModel(
         sha256=process.sha256, threads=wanted.threads, max_batch=max(sized.sizes), n_instances=wanted.n_instances, slo_s=wanted.slo_s,
-        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), cold_s=median(cold_s),
-        cold_spread_s=cold_s,
+        priority=wanted.priority, memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"), cold_spread_s=cold_spread_s,
     )  # fmt: skip

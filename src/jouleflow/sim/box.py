@@ -43,7 +43,7 @@ def sim_models(
                 m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
                 profile.wakes if with_clients else Wakes(),
             ),
-            cold_s=m.cold_s, cold_spread_s=m.cold_spread_s, delay=how[name].delay,
+            cold_spread_s=m.cold_spread_s, delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,8 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
-    """A model as its profile knows it. latencies: alone, by rows. cold_s: more, when its core was idle or ran another model before;
-    cold_spread_s: values of it to draw from, if it is not always the same. delay: what the policy `delay` does for it."""
+    """A model as its profile knows it. latencies: alone, by rows. cold_spread_s: what to draw from of what it takes more when its core was
+    idle or ran another model before. delay: what the policy `delay` does for it."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -64,9 +65,13 @@ class SimModel:
     priority: int = 5
     max_queue: int = 2048
     front: Front = field(default_factory=Front)
-    cold_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
     delay: Delay = AT_ONCE
+
+    @property
+    def cold_s(self) -> float:
+        """What it takes more then: the median."""
+        return median(self.cold_spread_s) if self.cold_spread_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +272,7 @@ class Simulation:
             model = self.models[start.name]
             work_s = model.latencies.of(start.n_rows)
             if self._cold(start):
-                work_s += self._draws.of(model.cold_spread_s) if model.cold_spread_s else model.cold_s
+                work_s += self._draws.of(model.cold_spread_s)
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
