@@ -5,6 +5,7 @@ import pytest
 
 from jouleflow.errors import Infeasible, InputError
 from jouleflow.policy.batch import Delay
+from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import NoInterference, Pairwise
 from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile
 from jouleflow.sim.box import ServedAs, energy_j, load_held, sim_models
@@ -77,7 +78,7 @@ def test_models_are_simulated_as_they_are_served() -> None:
     as_told = ServedAs(Delay(0.004, (2, 3)), max_queue=7)
     models = sim_models(made_up(), served_as={"quick": as_told})
     assert (models["quick"].delay, models["quick"].max_queue) == (as_told.delay, 7)
-    assert (models["slow"].delay, models["slow"].max_queue) == (Delay(), 512)
+    assert (models["slow"].delay, models["slow"].max_queue) == (Delay(), MAX_JOBS)
 
 
 def test_energy_is_of_the_busy_time() -> None:

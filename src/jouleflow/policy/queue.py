@@ -18,6 +18,7 @@ from jouleflow.policy.learned import LearnedLatencies
 if TYPE_CHECKING:
     from jouleflow.policy.dispatch import Dispatcher
 
+MAX_JOBS = 2048  # that wait, where nothing else is said
 RATE_WEIGHT = 0.05  # of a new value in the drain rate's running mean
 PROBE_S, RARE_PROBE_S = 0.5, 5.0  # between two tries of a model that seems too slow for its SLO
 Kind = tuple[tuple[int, ...], ...]

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Delay
+from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.runtime.memory_limit import address_space_bytes
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,7 +34,7 @@ class ModelSettings(BaseModel):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     instances: Annotated[int, Field(ge=0, le=64)] = 0
     threads: Annotated[int, Field(ge=1, le=64)] = 1
-    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = MAX_JOBS
     memory_mb: Annotated[int, Field(ge=1, le=1 << 24)] | Literal["unlimited"] | None = None
     max_delay_ms: Annotated[float, Field(ge=0.0, le=3.6e6)] = 0.0
     preferred_batch: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=64)] = ()

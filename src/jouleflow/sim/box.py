@@ -9,6 +9,7 @@ import numpy as np
 
 from jouleflow.errors import Infeasible, InputError
 from jouleflow.policy.batch import AT_ONCE, Delay
+from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
 from jouleflow.profile.serving import ServingProfile, Wakes
 from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
@@ -27,7 +28,7 @@ class ServedAs:
     requests may wait."""
 
     delay: Delay = AT_ONCE
-    max_queue: int = 512
+    max_queue: int = MAX_JOBS
 
 
 def sim_models(

@@ -23,7 +23,7 @@ from jouleflow.policy.batch import AT_ONCE, BatchPolicy, Delay
 from jouleflow.policy.dispatch import Dispatcher, Start
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.policies import policy_maker
-from jouleflow.policy.queue import ModelQueue
+from jouleflow.policy.queue import MAX_JOBS, ModelQueue
 from jouleflow.profile.interference import Interference, NoInterference
 from jouleflow.profile.latencies import Latencies
 from jouleflow.profile.serving import Batch, Wakes
@@ -63,7 +63,7 @@ class SimModel:
     max_batch: int = 32
     n_instances: int = 1
     priority: int = 5
-    max_queue: int = 2048
+    max_queue: int = MAX_JOBS
     front: Front = field(default_factory=Front)
     cold_spread_s: tuple[float, ...] = ()
     delay: Delay = AT_ONCE
