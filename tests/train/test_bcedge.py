@@ -85,6 +85,24 @@ def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
     assert torch.equal(kept[0].weight, given[0].weight)
 
 
+@pytest.mark.parametrize("when", ["while it learns", "while it is scored"])
+def test_an_interrupted_training_keeps_what_was_learned(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = TrainSettings("ddqn", max_rounds=2, n_scored=1)
+    if when == "while it learns":
+        assert train_bcedge(settings, tmp_path, progress=interrupt)["n_steps"] == 8 * 64
+    else:
+        monkeypatch.setattr("jouleflow.train.bcedge.score", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_bcedge(settings, tmp_path)
+    assert json.loads((tmp_path / "training.json").read_text())["n_steps"]
+    load_choose((tmp_path / "bcedge.onnx").read_bytes())
+
+
 def test_an_episode_sees_the_mean_rate() -> None:
     """Of all that is made for an episode, a model with a near deadline sees little: a day must not always begin in its trough."""
     random = np.random.default_rng(0)

@@ -139,6 +139,11 @@ def train_bcedge(
     except KeyboardInterrupt:
         pass
     train_s = monotonic() - start_s
+    record: dict[str, Any] = {
+        "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
+        "n_steps": len(curve) * N_ENVS * SLOTS, "curve": curve,
+    }  # fmt: skip
+    _save(folder, learner, record)  # scoring takes a while, and may be interrupted
     random = np.random.default_rng(0)
     deciders = {
         "net": _chooser(learner.net),
@@ -155,13 +160,14 @@ def train_bcedge(
         for found in (scores, with_energy):
             if found:
                 found["discarded"], found["net"] = found["net"], found["start"]
-    record = {
-        "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
-        "n_steps": len(curve) * N_ENVS * SLOTS, "scores": scores,
-        "scores_with_energy": with_energy, "kept_start": kept_start, "curve": curve,
-    }  # fmt: skip
+    record = {"scores": scores, "scores_with_energy": with_energy, "kept_start": kept_start, **record}
+    _save(folder, learner, record)
+    return record
+
+
+def _save(folder: Path, learner: Learner, record: dict[str, Any]) -> None:
+    """The net as it is now, and the record as far as there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    notes = {"settings": json.dumps(asdict(settings)), "scores": json.dumps(scores)}
+    notes = {"settings": json.dumps(record["settings"]), "scores": json.dumps(record.get("scores", {}))}
     (folder / "bcedge.onnx").write_bytes(onnx_of(learner.net, notes))
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    return record
