@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -64,6 +65,7 @@ AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time
 BESIDE = {"measured": "simulated beside", AGAIN: "simulated beside again"}  # the same run, simulated
 RIVALS = ("delay", "aimd", "deeprt")
 CONTENDED_HZ = 120.0
+PROBE_EVERY_S = 4.0  # while a profile is measured
 CONTENDED = Pairwise(
     {(m, m): 2.5 for m in SLO_MS}
 )  # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
@@ -93,8 +95,8 @@ def profile_path(box: str, trace: str) -> Path:
     return OUT / f"{box}_{trace}.json"
 
 
-def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
-    """Measured now; whatever an earlier run kept is not used."""
+def profile_box(folder: Path, budget_s: float, trace: str, probe: Probe) -> tuple[ServingProfile, float]:
+    """Measured now; whatever an earlier run kept is not used. And how long a row took the models alone meanwhile."""
     cells = OUT / "cells" / folder.name / trace
     shutil.rmtree(cells, ignore_errors=True)
     repository = Repository(folder)
@@ -104,10 +106,18 @@ def profile_box(folder: Path, budget_s: float, trace: str) -> ServingProfile:
         wanted.append(
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
-    found = uvloop.run(profile_models(wanted, cells, budget_s))
+    row_s, next_s = [probe.row_s()], monotonic() + PROBE_EVERY_S
+
+    def between(_: int, __: float) -> None:
+        nonlocal next_s
+        if monotonic() > next_s:
+            row_s.append(probe.row_s())
+            next_s = monotonic() + PROBE_EVERY_S
+
+    found = uvloop.run(profile_models(wanted, cells, budget_s, progress=between))
     found = measure_requests(found, folder)
     save_profile(found, profile_path(folder.name, trace))
-    return found
+    return found, median(row_s)
 
 
 def slowed(model: SimModel, factor: float) -> SimModel:
@@ -334,9 +344,7 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
             for policy in POLICIES if a.real else ():
                 servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
             for trace in TRACES:
-                before_s = probe.row_s()
-                profiles[box] = profile_box(boxes[box], a.profile_seconds, trace)
-                profiled_row_s = (before_s + probe.row_s()) / 2
+                profiles[box], profiled_row_s = profile_box(boxes[box], a.profile_seconds, trace, probe)
                 interference = fit_interference(profiles[box].cells)
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)

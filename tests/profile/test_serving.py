@@ -90,6 +90,21 @@ def test_a_profile_is_read_again(tmp_path: Path) -> None:
         profile().latencies("z")
 
 
+def test_a_batch_takes_the_median_of_all_times_that_it_ran_alone() -> None:
+    """One of them may be of a moment in which the machine was slow; a batch that is twice in a cell is measured once there."""
+    cells = [
+        Cell(models=models, rows=rows, alone_s=alone_s, slowdown=(1.0,) * len(rows), core_s=0.0, energy_j=0.0)
+        for models, rows, alone_s in (
+            (("a",), (1,), (9.0,)),
+            (("a", "a"), (1, 1), (2.0, 2.0)),
+            (("a", "b"), (1, 4), (1.0, 7.0)),
+            (("a",), (2,), (1.5,)),
+        )
+    ]
+    latencies = profile().model_copy(update={"cells": tuple(cells)}).latencies("a")
+    assert (latencies.at_rows, latencies.seconds) == ((1, 2), (2.0, 2.0))
+
+
 def test_a_profile_of_before_wakes_were_measured_is_read(tmp_path: Path) -> None:
     old = profile().model_dump_json(exclude={"wakes": True, "models": {m: {"cold_spread_s"} for m in "abc"}})
     (tmp_path / "p.json").write_text(old)

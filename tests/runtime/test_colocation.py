@@ -63,12 +63,6 @@ def test_another_machine_has_cells_of_its_own(tmp_path: Path) -> None:
     assert CellCache(tmp_path, "another").get(("a",), (1,)) is None
 
 
-def test_runs_that_did_not_have_their_core_say_nothing_of_cold_ones() -> None:
-    calm, disturbed = [(0.0011, 0.001)] * colocation.LEAST_RUNS, [(0.005, 0.001)] * 3
-    assert colocation.calm_s(calm + disturbed) == [0.0011] * colocation.LEAST_RUNS
-    assert colocation.calm_s(calm[1:] + disturbed) == [0.0011] * (colocation.LEAST_RUNS - 1) + [0.005] * 3
-
-
 def test_misuse(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model"):
         asyncio.run(profile_models([], tmp_path, 0.0))

@@ -73,8 +73,9 @@ def print_profile(profile: ServingProfile, console: Console) -> dict[str, tuple[
     console.print(f"{profile.machine}; energy {profile.energy}: {profile.energy_source}", highlight=False)
     table = Table("model", "rows", "latency", "rows/s", "mJ/row", "memory", "beside itself", "server/request")
     for name, model in profile.models.items():
+        latencies = profile.latencies(name)
         for rows, cell in sorted(profile.alone(name).items()):
-            seconds, first = cell.alone_s[0], rows == 1
+            seconds, first = latencies.of(rows), rows == 1
             twice = [c.slowdown for c in profile.cells if c.models == (name, name) and c.rows == (rows, rows)]
             table.add_row(
                 name if first else "", str(rows), f"{seconds * 1e3:.2f} ms", f"{rows / seconds:.0f}", f"{cell.energy_j / rows * 1e3:.3g}",

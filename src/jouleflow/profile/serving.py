@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -116,18 +117,22 @@ class ServingProfile(BaseModel):
         return {c.rows[0]: c for c in self.cells if c.models == (model,)}
 
     def latencies(self, model: str) -> Latencies:
-        """Of a model alone, made to rise with the rows.
+        """Of a model alone, made to rise with the rows. Every cell that a batch is in has measured it alone, all through the time that
+        the profile took: the median of them is of the machine as it mostly was, not of the moment of one cell.
 
         Raises InputError when it was not measured.
         """
-        cells = self.alone(model)
-        if not cells:
+        seconds: dict[int, list[float]] = {}
+        for cell in self.cells:
+            for batch, alone_s in dict(zip(cell.batches, cell.alone_s, strict=True)).items():
+                if batch.model == model:
+                    seconds.setdefault(batch.n_rows, []).append(alone_s)
+        if not seconds:
             raise InputError(f"the profile knows {sorted(self.models)}, not {model!r}: run `jouleflow profile` with it")
-        rows: list[int] = sorted(cells)
         rising: list[float] = []
-        for n in rows:
-            rising.append(max([cells[n].alone_s[0], *rising[-1:]]))
-        return Latencies(tuple(rows), tuple(rising))
+        for n in sorted(seconds):
+            rising.append(max([median(seconds[n]), *rising[-1:]]))
+        return Latencies(tuple(sorted(seconds)), tuple(rising))
 
     def together(self) -> tuple[Cell, ...]:
         """The cells of more than one batch."""

@@ -31,7 +31,7 @@ from jouleflow.runtime.trial import Trial, batchable, can_be_tried, sizes_up_to
 
 ALONE_S, TOGETHER_S = 0.12, 0.2  # of each phase of a cell
 MICRO_BATCH_S = 2.0  # for each model, to find out how many rows are best run at once
-COLD_S, IDLE_S = 2.0, 0.002  # for all models in turn; between two of them
+COLD_S, IDLE_S = 4.0, 0.002  # for all models in turn; between two of them
 DISTURBED_RATIO, DISTURBED_S, TRIES = (
     1.15,
     0.0003,
@@ -173,30 +173,23 @@ async def _undisturbed(
     return cell, disturbed
 
 
-async def measure_cold(
-    processes: Mapping[str, ModelProcess], alone_s: Mapping[str, float]
-) -> dict[str, tuple[float, ...]]:
+async def measure_cold(processes: Mapping[str, ModelProcess]) -> dict[str, tuple[float, ...]]:
     """How much longer a batch of one takes when its core was idle for a moment and others ran before: caches are cold, the thread
-    sleeps. Equally likely values, of rounds of all models in turn, less what it takes again and again; runs that something else
-    disturbed are left out, unless nearly all were."""
+    sleeps. Equally likely values, of rounds of all models in turn, less what it takes when it is run again at once."""
     trials = {name: Trial(process, 1) for name, process in processes.items()}
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in trials}
+    cold_s: dict[str, list[float]] = {name: [] for name in trials}
+    warm_s: dict[str, list[float]] = {name: [] for name in trials}
     start_s = monotonic()
     try:
-        while monotonic() - start_s < COLD_S or len(next(iter(runs.values()))) < LEAST_RUNS:
+        while monotonic() - start_s < COLD_S or len(next(iter(cold_s.values()))) < LEAST_RUNS:
             for name, trial in trials.items():
                 await asyncio.sleep(IDLE_S)
-                runs[name].append(await trial.run())
+                cold_s[name].append((await trial.run())[0])
+                warm_s[name].append((await trial.run())[0])
     finally:
         for trial in trials.values():
             trial.end()
-    return {name: spread_of([max(s - alone_s[name], 0.0) for s in calm_s(found)]) for name, found in runs.items()}
-
-
-def calm_s(runs: list[tuple[float, float]]) -> list[float]:
-    """Seconds of the runs that had their core, or of all when those are too few."""
-    calm = [seconds for seconds, work_s in runs if not _disturbed(seconds, work_s)]
-    return calm if len(calm) >= LEAST_RUNS else [seconds for seconds, _ in runs]
+    return {name: spread_of([max(s - median(warm_s[name]), 0.0) for s in cold_s[name]]) for name in trials}
 
 
 def _disturbed(seconds: float, work_s: float) -> bool:
@@ -292,7 +285,7 @@ async def profile_models(
             cells[batches] = cell.model_copy(update={"models": tuple(b.model for b in batches)})
             misses = 0
             progress(len(cells), min(spent_frac, 1.0))
-        spreads_s = await measure_cold(processes, {w.name: cells[(Batch(w.name, 1),)].alone_s[0] for w in sized})
+        spreads_s = await measure_cold(processes)
         models_by_name = {
             w.name: _described(w, s, processes[w.name], spreads_s[w.name]) for w, s in zip(wanted, sized, strict=True)
         }
