@@ -26,7 +26,6 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -45,7 +44,7 @@ from jouleflow.load.told import energy_of_all
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
+from jouleflow.profile.serving import ServingProfile, calm_s, load_profile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
@@ -115,9 +114,9 @@ def profile_box(folder: Path, budget_s: float, trace: str, probe: Probe) -> tupl
             next_s = monotonic() + PROBE_EVERY_S
 
     found = uvloop.run(profile_models(wanted, cells, budget_s, progress=between))
-    found = measure_requests(found, folder)
+    found = measure_requests(found, folder, wanted)
     save_profile(found, profile_path(folder.name, trace))
-    return found, median(row_s)
+    return found, calm_s(row_s)
 
 
 def slowed(model: SimModel, factor: float) -> SimModel:

@@ -16,6 +16,7 @@ pytest.importorskip("sklearn", reason="the profile extra is not installed")
 
 import jouleflow.cli.main  # noqa: F401  all commands
 import jouleflow.load.front as front
+import jouleflow.load.light as light
 import jouleflow.load.wakes as wakes
 import jouleflow.runtime.colocation as colocation
 import jouleflow.sim.box as box
@@ -32,6 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(colocation, "MICRO_BATCH_S", 0.1)
     monkeypatch.setattr(wakes, "SECONDS", 0.5)
     monkeypatch.setattr(front, "SECONDS", 0.5)
+    monkeypatch.setattr(light, "SECONDS", 0.2)
     monkeypatch.setattr(box, "MAX_REQUESTS", 4_000)
     for k, name in enumerate(("one", "two")):
         affine(tmp_path / "models" / name / "model.onnx", factor=k)
@@ -53,6 +55,7 @@ def test_a_box_is_profiled_and_its_load_foretold(folder: Path) -> None:
     assert told["cells"] == len(profile.cells) >= 8
     assert all(m.front_s > 0 and m.client_s > 0 for m in profile.models.values())
     assert all(m.cold_spread_s and min(m.cold_spread_s) >= 0 for m in profile.models.values())
+    assert all(0 < m.longer_s < 0.1 for m in profile.models.values())
     assert len(profile.wakes.spread_s) == 3  # none, one or both cores busy
     assert all(len(of_busy) == 3 and all(min(s) >= 0 for s in of_busy) for of_busy in profile.wakes.spread_s)
     held = run(folder, "serve", models, "--dry-run", "--mix", "one=3,two=1")["holds"][0]

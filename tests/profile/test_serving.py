@@ -90,14 +90,15 @@ def test_a_profile_is_read_again(tmp_path: Path) -> None:
         profile().latencies("z")
 
 
-def test_a_batch_takes_the_median_of_all_times_that_it_ran_alone() -> None:
-    """One of them may be of a moment in which the machine was slow; a batch that is twice in a cell is measured once there."""
+def test_a_batch_takes_what_it_did_when_nothing_held_it_up() -> None:
+    """One of its cells may be of a moment in which the machine was slow; a batch that is twice in a cell is measured once there."""
     cells = [
         Cell(models=models, rows=rows, alone_s=alone_s, slowdown=(1.0,) * len(rows), core_s=0.0, energy_j=0.0)
         for models, rows, alone_s in (
             (("a",), (1,), (9.0,)),
             (("a", "a"), (1, 1), (2.0, 2.0)),
             (("a", "b"), (1, 4), (1.0, 7.0)),
+            (("a", "c"), (1, 4), (3.0, 7.0)),
             (("a",), (2,), (1.5,)),
         )
     ]

@@ -74,6 +74,16 @@ def test_a_cold_core_counts_too() -> None:
         load_held(profile.model_copy(update={"models": cold}), NoInterference(), "table")
 
 
+@pytest.mark.parametrize(("longer_s", "more_s"), [(0.0, 0.0), (0.001, 0.0), (0.007, 0.004)])
+def test_cold_batches_take_as_much_longer_as_on_a_server(longer_s: float, more_s: float) -> None:
+    """More for all of them, so that the mean is right; never less, as a server can only add to it."""
+    told = made_up()
+    quick = told.models["quick"].model_copy(update={"cold_spread_s": (0.001, 0.002, 0.006), "longer_s": longer_s})
+    found = sim_models(told.model_copy(update={"models": {**told.models, "quick": quick}}))
+    assert found["quick"].cold_spread_s == pytest.approx((0.001 + more_s, 0.002 + more_s, 0.006 + more_s))
+    assert found["slow"].cold_spread_s == told.models["slow"].cold_spread_s
+
+
 def test_models_are_simulated_as_they_are_served() -> None:
     as_told = ServedAs(Delay(0.004, (2, 3)), max_queue=7)
     models = sim_models(made_up(), served_as={"quick": as_told})

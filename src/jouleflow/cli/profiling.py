@@ -63,7 +63,7 @@ def profile_with_progress(
             )
         )
     console.print("measuring what a request costs beside its model", highlight=False)
-    found = measure_requests(found, folder)
+    found = measure_requests(found, folder, wanted)
     save_profile(found, output)
     return found
 

@@ -7,9 +7,9 @@ The measuring itself is `runtime.colocation`; here is what it leaves, and the fi
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -52,7 +52,8 @@ class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
     server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
     when not measured. cold_spread_s: equally likely values of what a batch takes longer when its core was idle or ran something else
-    before; none when not measured."""
+    before; none when not measured. longer_s: what one row takes longer, in the mean, on a server that has little to do, where this
+    and more makes it longer; 0 when not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,6 +68,7 @@ class ProfiledModel(BaseModel):
     refusal_s: float = 0.0
     client_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
+    longer_s: float = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -97,6 +99,11 @@ class Wakes(BaseModel):
         return self.spread_s[min(n_busy, len(self.spread_s) - 1)][bisect_right(self.idle_s, idle_s)]
 
 
+def calm_s(seconds: Sequence[float]) -> float:
+    """The lower quartile, of few the least: what else a machine does can only make things take longer."""
+    return sorted(seconds)[len(seconds) // 4]
+
+
 class ServingProfile(BaseModel):
     """A box and its models. energy: "measured" or "modelled", and energy_source by what. n_disturbed: cells during which something else
     had the cores, every time they were tried."""
@@ -118,7 +125,7 @@ class ServingProfile(BaseModel):
 
     def latencies(self, model: str) -> Latencies:
         """Of a model alone, made to rise with the rows. Every cell that a batch is in has measured it alone, all through the time that
-        the profile took: the median of them is of the machine as it mostly was, not of the moment of one cell.
+        the profile took: the lower quartile of them is of the machine when nothing else held it up.
 
         Raises InputError when it was not measured.
         """
@@ -131,7 +138,7 @@ class ServingProfile(BaseModel):
             raise InputError(f"the profile knows {sorted(self.models)}, not {model!r}: run `jouleflow profile` with it")
         rising: list[float] = []
         for n in sorted(seconds):
-            rising.append(max([median(seconds[n]), *rising[-1:]]))
+            rising.append(max([calm_s(seconds[n]), *rising[-1:]]))
         return Latencies(tuple(sorted(seconds)), tuple(rising))
 
     def together(self) -> tuple[Cell, ...]:
@@ -148,10 +155,10 @@ def save_profile(profile: ServingProfile, path: Path) -> None:
 
 
 def with_front(
-    profile: ServingProfile, model: str, front_s: float, refusal_s: float, client_s: float
+    profile: ServingProfile, model: str, front_s: float, refusal_s: float, client_s: float, longer_s: float
 ) -> ServingProfile:
-    """The profile with what a request to a model costs beside it."""
-    costs = {"front_s": front_s, "refusal_s": refusal_s, "client_s": client_s}
+    """The profile with what a request to a model costs beside it, and what its row takes longer on a server."""
+    costs = {"front_s": front_s, "refusal_s": refusal_s, "client_s": client_s, "longer_s": longer_s}
     return profile.model_copy(
         update={"models": {**profile.models, model: profile.models[model].model_copy(update=costs)}}
     )

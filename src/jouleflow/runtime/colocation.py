@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,27 @@ async def _processes(wanted: Sequence[Wanted], n_cores: int) -> AsyncIterator[di
     finally:
         for process in running.values():
             process.kill()
+
+
+@asynccontextmanager
+async def rows_alone(
+    wanted: Sequence[Wanted], n_cores: int
+) -> AsyncIterator[Callable[[], Awaitable[dict[str, float]]]]:
+    """Models in processes of their own for a while. What it gives finds out how many seconds a row of each takes now, alone, again
+    and again."""
+    async with _processes(wanted, n_cores) as processes:
+
+        async def measure() -> dict[str, float]:
+            found = {}
+            for name, process in processes.items():
+                trial = Trial(process, 1)
+                try:
+                    found[name] = _medians((await _together([trial], ALONE_S))[0])[0]
+                finally:
+                    trial.end()
+            return found
+
+        yield measure
 
 
 async def measure_cell(
