@@ -127,6 +127,7 @@ def slowed(model: SimModel, factor: float) -> SimModel:
         model,
         latencies=Latencies(model.latencies.at_rows, tuple(s * factor for s in model.latencies.seconds)),
         cold_spread_s=tuple(s * factor for s in model.cold_spread_s),
+        longer_a_second=model.longer_a_second * factor,
         front=replace(
             front, request_s=front.request_s * factor, answer_s=front.answer_s * factor, client_s=front.client_s * factor,
             refuse_s=refuse_s,

@@ -33,6 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(colocation, "MICRO_BATCH_S", 0.1)
     monkeypatch.setattr(wakes, "SECONDS", 0.5)
     monkeypatch.setattr(front, "SECONDS", 0.5)
+    monkeypatch.setattr(front, "MIX_SECONDS", 0.5)
     monkeypatch.setattr(light, "SECONDS", 0.2)
     monkeypatch.setattr(box, "MAX_REQUESTS", 4_000)
     for k, name in enumerate(("one", "two")):

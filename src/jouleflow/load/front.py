@@ -1,14 +1,15 @@
 """What a request costs beside its model: CPU time of the server's own process and of a client, measured on a server under load.
 
-A request that comes alone costs several times what one among many does, as it wakes everybody up; it is measured at the moderate rates
-at which SLOs are kept.
+A request that comes alone costs several times what one among many does, as it wakes everybody up. So what the requests of each model cost
+is measured alone, and what those of all models together, at a load at which cores hardly sleep: each costs its share of that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from jouleflow.load.run import Load, random_requests
 from jouleflow.runtime.meter import cpu_s
 from jouleflow.trace.arrivals import make_arrivals
 
-SECONDS, BUSY_FRAC, MAX_RATE_HZ = 1.5, 0.3, 300.0
+SECONDS, BUSY_FRAC, MAX_RATE_HZ = 1.5, 0.3, 300.0  # of each model alone
+MIX_SECONDS, MIX_FRAC, MIX_MAX_HZ = 4.0, 0.7, 1000.0  # of all together; of all cores, and of each
 LEAST_FRAC = 0.5  # of the requests that must end as wanted for the mean to say something
 NO_TIME_S = 1e-6
 
@@ -37,13 +39,38 @@ class FrontCost:
     client_s: float
 
 
-def measure_front(folder: Path, row_s: Mapping[str, float]) -> dict[str, FrontCost]:
+def measure_front(folder: Path, row_s: Mapping[str, float], n_cores: int) -> dict[str, FrontCost]:
     """Of models of a folder. row_s: seconds of one row of each.
 
     Raises InputError when the server does not start, or a model does not answer.
     """
     with local_server(folder) as server:
-        return {name: _measured(server, name, min(BUSY_FRAC / s, MAX_RATE_HZ)) for name, s in row_s.items()}
+        alone = {name: _measured(server, name, min(BUSY_FRAC / s, MAX_RATE_HZ)) for name, s in row_s.items()}
+        each_s = sum(row_s.values()) + sum(cost.request_s + cost.client_s for cost in alone.values())
+        together_s, client_s = _together_s(server, list(row_s), min(MIX_FRAC * n_cores / each_s, MIX_MAX_HZ))
+    front_frac = min(together_s / sum(cost.request_s for cost in alone.values()), 1.0)
+    client_frac = min(client_s / sum(cost.client_s for cost in alone.values()), 1.0)
+    return {
+        name: FrontCost(cost.request_s * front_frac, cost.refusal_s * front_frac, cost.client_s * client_frac)
+        for name, cost in alone.items()
+    }
+
+
+def _together_s(server: LocalServer, names: Sequence[str], rate_hz: float) -> tuple[float, float]:
+    """CPU seconds of the server and of this process, for one request of each model."""
+    random = np.random.default_rng(0)
+    host = f"{server.host}:{server.port}"
+    requests = {name: random_requests(Load(server.url, name, None), host) for name in names}
+    times = {name: make_arrivals("poisson", rate_hz, MIX_SECONDS, random) for name in names}
+
+    async def go() -> tuple[float, float]:
+        start = cpu_s(server.pid) or 0.0, time.process_time()
+        await asyncio.gather(*(open_loop(server.host, server.port, requests[n], times[n]) for n in names))
+        return (cpu_s(server.pid) or 0.0) - start[0], time.process_time() - start[1]
+
+    n_each = sum(map(len, times.values())) / len(names)
+    server_s, client_s = uvloop.run(go())
+    return server_s / n_each, client_s / n_each
 
 
 def _measured(server: LocalServer, name: str, rate_hz: float) -> FrontCost:

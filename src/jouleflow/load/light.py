@@ -15,11 +15,10 @@ from jouleflow.load.ask import ask
 from jouleflow.load.client import open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.run import Load, random_requests
-from jouleflow.profile.serving import calm_s
+from jouleflow.profile.serving import calm_s, light_rate_hz
 from jouleflow.runtime.colocation import Wanted, rows_alone
 from jouleflow.trace.arrivals import make_arrivals
 
-BUSY_FRAC, MAX_RATE_HZ = 0.2, 60.0  # of all cores, by all models together; of each model
 ROUNDS, SECONDS = 3, 2.5  # of each
 
 
@@ -28,9 +27,8 @@ def measure_light(folder: Path, wanted: Sequence[Wanted], row_s: Mapping[str, fl
 
     Raises InputError when the server does not start.
     """
-    rate_hz = min(BUSY_FRAC * n_cores / sum(row_s.values()), MAX_RATE_HZ)
     with local_server(folder) as server:
-        return uvloop.run(_measured(server, wanted, rate_hz, n_cores))
+        return uvloop.run(_measured(server, wanted, light_rate_hz(row_s, n_cores), n_cores))
 
 
 async def _measured(server: LocalServer, wanted: Sequence[Wanted], rate_hz: float, n_cores: int) -> dict[str, float]:

@@ -18,7 +18,10 @@ def measure_requests(profile: ServingProfile, folder: Path, wanted: Sequence[Wan
     Raises InputError when a server of the folder does not start, or answers otherwise than it should.
     """
     row_s = {name: profile.latencies(name).of(1) for name in profile.models}
-    costs, longer_s = measure_front(folder, row_s), measure_light(folder, wanted, row_s, profile.n_cores)
+    costs, longer_s = (
+        measure_front(folder, row_s, profile.n_cores),
+        measure_light(folder, wanted, row_s, profile.n_cores),
+    )
     for name, cost in costs.items():
         profile = with_front(profile, name, cost.request_s, cost.refusal_s, cost.client_s, longer_s.get(name, 0.0))
     cheapest = min(costs, key=lambda name: costs[name].refusal_s)  # what waits is not what is read: it is of the box

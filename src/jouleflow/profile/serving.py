@@ -7,7 +7,7 @@ The measuring itself is `runtime.colocation`; here is what it leaves, and the fi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from jouleflow.errors import InputError
 from jouleflow.profile.latencies import Latencies
 
 MAX_FILE_BYTES = 64 << 20
+LIGHT_FRAC, LIGHT_MAX_HZ = 0.2, 60.0  # of all cores, by all models together; of each model
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,8 +53,8 @@ class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
     server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
     when not measured. cold_spread_s: equally likely values of what a batch takes longer when its core was idle or ran something else
-    before; none when not measured. longer_s: what one row takes longer, in the mean, on a server that has little to do, where this
-    and more makes it longer; 0 when not measured."""
+    before; none when not measured. longer_s: what one row takes longer, in the mean, on a server at `light_rate_hz`, where this and
+    more makes it longer; 0 when not measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,6 +103,11 @@ class Wakes(BaseModel):
 def calm_s(seconds: Sequence[float]) -> float:
     """The lower quartile, of few the least: what else a machine does can only make things take longer."""
     return sorted(seconds)[len(seconds) // 4]
+
+
+def light_rate_hz(row_s: Mapping[str, float], n_cores: int) -> float:
+    """Requests a second of each model that leave a box little to do. row_s: seconds of one row of each."""
+    return min(LIGHT_FRAC * n_cores / sum(row_s.values()), LIGHT_MAX_HZ)
 
 
 class ServingProfile(BaseModel):

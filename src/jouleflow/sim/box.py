@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp
 from statistics import fmean
 
 import numpy as np
@@ -12,8 +13,8 @@ from jouleflow.errors import Infeasible, InputError
 from jouleflow.policy.batch import AT_ONCE, Delay
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
-from jouleflow.profile.serving import ProfiledModel, ServingProfile, Wakes
-from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_serving
+from jouleflow.profile.serving import LIGHT_FRAC, ProfiledModel, ServingProfile, Wakes, light_rate_hz
+from jouleflow.sim.serving import COLDEST_S, Front, ServingOutcome, SimModel, simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 from jouleflow.units import format_quantity
 
@@ -45,18 +46,19 @@ def sim_models(
                 m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
                 profile.wakes if with_clients else Wakes(),
             ),
-            cold_spread_s=_cold_spread_s(m), delay=how[name].delay,
+            cold_spread_s=m.cold_spread_s, longer_a_second=_longer_a_second(profile, m), delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
 
 
-def _cold_spread_s(model: ProfiledModel) -> tuple[float, ...]:
-    """As measured, and as much more for all as makes their mean what it is on a server."""
-    if not model.cold_spread_s:
-        return ()
-    more_s = max(model.longer_s - fmean(model.cold_spread_s), 0.0)
-    return tuple(s + more_s for s in model.cold_spread_s)
+def _longer_a_second(profile: ServingProfile, model: ProfiledModel) -> float:
+    """What a cold batch takes longer, beyond what was measured of cold batches, for each second that its core was idle: as much as makes the
+    mean what it is on a server with little to do, whose cores are idle for exponential times."""
+    more_s = max(model.longer_s - fmean(model.cold_spread_s), 0.0) if model.cold_spread_s else 0.0
+    rate_hz = light_rate_hz({name: profile.latencies(name).of(1) for name in profile.models}, profile.n_cores)
+    idle_s = (1 - LIGHT_FRAC) * profile.n_cores / (rate_hz * len(profile.models))
+    return more_s / (idle_s * (1 - exp(-COLDEST_S / idle_s)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from jouleflow.profile.spread import Draws
 Float = NDArray[np.float64]
 KIND = ((),)
 WARM_S = 0.001  # idle for longer, a core's caches and its thread are taken to be cold
+COLDEST_S = 0.03  # idle for longer, it gets no colder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Front:
 @dataclass(frozen=True, slots=True)
 class SimModel:
     """A model as its profile knows it. latencies: alone, by rows. cold_spread_s: what to draw from of what it takes more when its core was
-    idle or ran another model before. delay: what the policy `delay` does for it."""
+    idle or ran another model before, and longer_a_second: what it takes longer still for each second that its core was idle, up to COLDEST_S. delay: what the policy `delay` does for it."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -66,6 +67,7 @@ class SimModel:
     max_queue: int = MAX_JOBS
     front: Front = field(default_factory=Front)
     cold_spread_s: tuple[float, ...] = ()
+    longer_a_second: float = 0.0
     delay: Delay = AT_ONCE
 
     @property
@@ -271,8 +273,7 @@ class Simulation:
         while (start := self.dispatcher.next(self.now_s)) is not None:
             model = self.models[start.name]
             work_s = model.latencies.of(start.n_rows)
-            if self._cold(start):
-                work_s += self._draws.of(model.cold_spread_s)
+            work_s += self._longer_s(start)
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
@@ -281,10 +282,13 @@ class Simulation:
         again_s = self.dispatcher.again_s
         self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
 
-    def _cold(self, start: Start) -> bool:
-        """Whether the core of a batch was idle or ran another model before."""
-        model, ended_s = self._last.get(start.core, ("", -inf))
-        return model != start.name or self.now_s - ended_s > WARM_S
+    def _longer_s(self, start: Start) -> float:
+        """What a batch takes longer as its core was idle or ran another model before."""
+        last, ended_s = self._last.get(start.core, ("", -inf))
+        model, idle_s = self.models[start.name], self.now_s - ended_s
+        if last == start.name and idle_s <= WARM_S:
+            return 0.0
+        return self._draws.of(model.cold_spread_s) + model.longer_a_second * min(idle_s, COLDEST_S)
 
     def _regroup(self) -> None:
         """Other batches run now than before."""
