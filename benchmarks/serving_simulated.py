@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from setting import ROOT, write_json
 
-BESIDE = "simulated beside"  # of serving_utility.py: as fast as the machine was during the run
 FIGURES = ("throughput_hz", "p50_of_slo", "p99_of_slo", "in_time_frac")
 
 
@@ -30,7 +29,7 @@ def itself(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]
             by_piece[row["box"], row["rate_hz"], row["trace"], row["seed"], row["policy"]][row["how"]] = row
     twice = [piece for piece in by_piece.values() if "measured again" in piece]
     found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for how in ("measured again", BESIDE):
+    for how in ("measured again", "simulated"):
         for f in FIGURES:
             each = np.abs([piece[how][f] / piece["measured"][f] - 1 for piece in twice])
             found[how][f] = {"median": float(np.median(each)), "within_10_percent": float(np.mean(each <= 0.10))}
@@ -44,9 +43,8 @@ def main() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]["rows"]
     cases: dict[tuple[Any, ...], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row["how"] in (BESIDE, "measured") and "throughput_hz" in row:
-            how = "measured" if row["how"] == "measured" else "simulated"
-            cases[row["box"], row["rate_hz"], row["trace"], row["policy"]][how].append(row)
+        if row["how"] in ("simulated", "measured") and "throughput_hz" in row:
+            cases[row["box"], row["rate_hz"], row["trace"], row["policy"]][row["how"]].append(row)
     out = []
     for (box, rate_hz, trace, policy), found in sorted(cases.items()):
         if not found["measured"] or not found["simulated"]:

@@ -1,15 +1,13 @@
 """BCEdge's utility of each policy: six models mixed, Poisson and recorded arrivals, simulated and on the real server.
 
-python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--resimulate]
+python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--resimulate [--reprofile]]
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
-of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. The profile that simulated figures come from is measured anew before each trace, and its times
-are scaled by how much slower the models alone (machine_speed.py) are between the runs of a piece than they were then: in the mean
-of the piece for what policies are compared by, just before and after a run for what is held beside that run. The
+of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
+comes from one profile, measured before. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
-an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate measures nothing: what
-is simulated in the JSON there is gets computed anew, from the profiles of the same run.
+an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profile of the same run, or with --reprofile from one that is measured now.
 """
 
 from __future__ import annotations
@@ -24,14 +22,12 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import uvloop
-from machine_speed import Probe
 from serving_models import SLO_MS, make_repository
 from setting import ROOT, data_dir, write_json
 
@@ -43,13 +39,12 @@ from jouleflow.load.run import Load, random_requests
 from jouleflow.load.told import energy_of_all
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
-from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import ServingProfile, calm_s, load_profile, save_profile
+from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
-from jouleflow.sim.serving import SimModel, simulate_serving
+from jouleflow.sim.serving import simulate_serving
 from jouleflow.trace.arrivals import load_arrivals, make_arrivals
 
 OUT = ROOT / "jouleflow-out" / "utility"
@@ -61,10 +56,8 @@ TRACES = {
 }
 RATES_HZ = (30.0, 100.0)  # of each model
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
-BESIDE = {"measured": "simulated beside", AGAIN: "simulated beside again"}  # the same run, simulated
 RIVALS = ("delay", "aimd", "deeprt")
 CONTENDED_HZ = 120.0
-PROBE_EVERY_S = 4.0  # while a profile is measured
 CONTENDED = Pairwise(
     {(m, m): 2.5 for m in SLO_MS}
 )  # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
@@ -90,13 +83,13 @@ def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str,
 WHOLE: dict[tuple[str, float], np.ndarray] = {}
 
 
-def profile_path(box: str, trace: str) -> Path:
-    return OUT / f"{box}_{trace}.json"
+def profile_path(box: str) -> Path:
+    return OUT / f"{box}.json"
 
 
-def profile_box(folder: Path, budget_s: float, trace: str, probe: Probe) -> tuple[ServingProfile, float]:
-    """Measured now; whatever an earlier run kept is not used. And how long a row took the models alone meanwhile."""
-    cells = OUT / "cells" / folder.name / trace
+def profile_box(folder: Path, budget_s: float) -> ServingProfile:
+    """Measured now; whatever an earlier run kept is not used."""
+    cells = OUT / "cells" / folder.name
     shutil.rmtree(cells, ignore_errors=True)
     repository = Repository(folder)
     wanted = []
@@ -105,48 +98,29 @@ def profile_box(folder: Path, budget_s: float, trace: str, probe: Probe) -> tupl
         wanted.append(
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
-    row_s, next_s = [probe.row_s()], monotonic() + PROBE_EVERY_S
-
-    def between(_: int, __: float) -> None:
-        nonlocal next_s
-        if monotonic() > next_s:
-            row_s.append(probe.row_s())
-            next_s = monotonic() + PROBE_EVERY_S
-
-    found = uvloop.run(profile_models(wanted, cells, budget_s, progress=between))
-    found = measure_requests(found, folder, wanted)
-    save_profile(found, profile_path(folder.name, trace))
-    return found, calm_s(row_s)
-
-
-def slowed(model: SimModel, factor: float) -> SimModel:
-    """The model on the same machine when that takes so many times as long for everything."""
-    front = model.front
-    refuse_s = None if front.refuse_s is None else front.refuse_s * factor
-    return replace(
-        model,
-        latencies=Latencies(model.latencies.at_rows, tuple(s * factor for s in model.latencies.seconds)),
-        cold_spread_s=tuple(s * factor for s in model.cold_spread_s),
-        longer_a_second=model.longer_a_second * factor,
-        front=replace(
-            front, request_s=front.request_s * factor, answer_s=front.answer_s * factor, client_s=front.client_s * factor,
-            refuse_s=refuse_s,
-        ),
-    )  # fmt: skip
+    found = measure_requests(uvloop.run(profile_models(wanted, cells, budget_s)), folder, wanted)
+    save_profile(found, profile_path(folder.name))
+    return found
 
 
 def simulated(
-    profile: ServingProfile,
-    times: dict[str, np.ndarray],
-    seconds: float,
-    interference: Any,
-    with_oracle: bool,
-    slower: float = 1.0,
+    profile: ServingProfile, times: dict[str, np.ndarray], seconds: float, interference: Any, with_oracle: bool
 ) -> dict[str, Any]:
-    """Figures of every policy. seconds: of the load. slower: than when the profile was measured."""
-    out = {p: simulated_alone(profile, p, times, seconds, interference, slower) for p in POLICIES}
+    """Figures of every policy. seconds: of the load."""
+    models, out = sim_models(profile), dict[str, Any]()
+    for policy in POLICIES:
+        o = simulate_serving(models, times, profile.n_cores, policy, interference)
+        done = sum(len(m.latency_s) for m in o.models.values())
+        out[policy] = figures(
+            {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
+            seconds,
+            {
+                "provenance": "modelled",
+                "source": f"busy core seconds at the profile's power of a core ({profile.energy}: {profile.energy_source})",
+                "j_per_request_modelled": energy_j(profile, o) / done if done else None,
+            },
+        )
     if with_oracle:
-        models = {n: slowed(m, slower) for n, m in sim_models(profile).items()}
         best = find_oracle(models, times, profile.n_cores, seconds, interference)
         out["oracle"] = {
             "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
@@ -154,49 +128,12 @@ def simulated(
     return out
 
 
-def simulated_alone(
-    profile: ServingProfile,
-    policy: str,
-    times: dict[str, np.ndarray],
-    seconds: float,
-    interference: Any,
-    slower: float,
-) -> dict[str, Any]:
-    """Figures of one policy."""
-    models = {n: slowed(m, slower) for n, m in sim_models(profile).items()}
-    o = simulate_serving(models, times, profile.n_cores, policy, interference)
-    done = sum(len(m.latency_s) for m in o.models.values())
-    return figures(
-        {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
-        seconds,
-        {
-            "provenance": "modelled",
-            "source": f"busy core seconds at the profile's power of a core ({profile.energy}: {profile.energy_source})",
-            "j_per_request_modelled": energy_j(profile, o) / done if done else None,
-        },
-    )
-
-
-def simulated_beside(rows: Rows, profile: ServingProfile, interference: Any, seconds: float) -> Rows:
-    """Of each run on the real server, as fast as the machine was during that run."""
-    out: Rows = []
-    for row in rows:
-        if row["how"] in BESIDE:
-            times = arrivals(row["trace"], row["rate_hz"], seconds, row["seed"])
-            got = simulated_alone(profile, row["policy"], times, seconds, interference, row["slower"])
-            kept = {k: row[k] for k in (*PIECE, "policy", "slower")}
-            out.append({**kept, "how": BESIDE[row["how"]], **got})
-    return out
-
-
-def simulated_rows(
-    case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace, slower: float
-) -> Rows:
+def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace) -> Rows:
     """Of a piece; with the oracle where that was asked for."""
     times = arrivals(case["trace"], case["rate_hz"], a.seconds, case["seed"])
     with_oracle = case["seed"] < a.oracle and case["box"] == "six"
-    found = simulated(profile, times, a.seconds, interference, with_oracle, slower)
-    return [{**case, "how": "simulated", "policy": policy, "slower": slower, **got} for policy, got in found.items()]
+    found = simulated(profile, times, a.seconds, interference, with_oracle)
+    return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
 
 
 def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterable[int], a: argparse.Namespace) -> Rows:
@@ -204,43 +141,34 @@ def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterab
     rows: Rows = []
     for trace, seed in itertools.product(traces, seeds):
         case = {"box": "contended", "trace": trace, "rate_hz": CONTENDED_HZ, "seed": seed}
-        rows += simulated_rows(case, profile, CONTENDED, a, 1.0)
+        rows += simulated_rows(case, profile, CONTENDED, a)
     return rows
 
 
 def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
-    """The rows of the JSON there is, with all that is simulated computed anew. As contended are taken the pieces that were, and of a run that
-    did not get so far those that were measured."""
+    """The rows of the JSON there is, with all that is simulated computed anew."""
     told = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]
-    a.seconds = told.get("seconds") or a.seconds
-    if not a.seconds:
-        sys.exit("the JSON does not say how long its pieces are: give the --seconds of its run")
+    a.seconds = told["seconds"]
     rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
-    slower = {piece(r): r["slower"] for r in told["rows"] if r["how"] == "simulated" and r["box"] != "contended"}
+    pieces = dict.fromkeys(tuple(r[k] for k in PIECE) for r in rows if r["how"] == "measured")
     profiles: dict[str, ServingProfile] = {}
-    for (box, trace), of in itertools.groupby(slower, key=lambda p: p[:2]):
-        path = profile_path(box, trace)
-        if told.get("profiles", {}).get(path.name, digest(path)) != digest(path):
-            sys.exit(f"{path} is of another run than the JSON: measure again, or put back the profile of that run")
-        profiles[box] = load_profile(path)
+    for box, of in itertools.groupby(pieces, key=lambda p: p[0]):
+        path = profile_path(box)
+        if a.reprofile:
+            profiles[box] = profile_box(OUT / box, a.profile_seconds)
+        elif told["profiles"].get(path.name) != digest(path):
+            sys.exit(f"{path} is of another run than the JSON: measure again, or with --reprofile")
+        else:
+            profiles[box] = load_profile(path)
         interference = fit_interference(profiles[box].cells)
         for key in of:
-            case = dict(zip(PIECE, key, strict=True))
-            rows += simulated_rows(case, profiles[box], interference, a, slower[key])
-            runs = [r for r in rows if r["how"] in BESIDE and piece(r) == key and "slower" in r]
-            rows += simulated_beside(runs, profiles[box], interference, a.seconds)
-        print(box, trace, flush=True)
-    first = next(iter(profiles))
-    pieces = [piece(r) for r in told["rows"] if r["box"] == "contended"] or [p for p in slower if p[0] == first]
-    rows += contended_rows(profiles[first], dict.fromkeys(p[1] for p in pieces), dict.fromkeys(p[3] for p in pieces), a)
+            rows += simulated_rows(dict(zip(PIECE, key, strict=True)), profiles[box], interference, a)
+        print(box, flush=True)
+    rows += contended_rows(next(iter(profiles.values())), TRACES, dict.fromkeys(p[3] for p in pieces), a)
     return rows, profiles
 
 
 PIECE = ("box", "trace", "rate_hz", "seed")
-
-
-def piece(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[k] for k in PIECE)
 
 
 def digest(path: Path) -> str:
@@ -310,6 +238,9 @@ def main() -> None:
     parser.add_argument("--profile-seconds", type=float, default=60)
     parser.add_argument("--boxes", default="six,six_two_threads")
     parser.add_argument("--resimulate", action="store_true", help="only what is simulated, of the JSON there is")
+    parser.add_argument(
+        "--reprofile", action="store_true", help="with --resimulate, from a profile that is measured now"
+    )
     a = parser.parse_args()
     rows, profiles = resimulate(a) if a.resimulate else measure(a)
     keep(rows, profiles, a.seconds)
@@ -337,28 +268,23 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     }
     rows: Rows = []
     profiles: dict[str, ServingProfile] = {}
-    probe, turns = Probe([Repository(boxes["six"]).find(n).path for n in SLO_MS]), itertools.count()
+    turns = itertools.count()
     for box in a.boxes.split(","):
+        profiles[box] = profile_box(boxes[box], a.profile_seconds)
+        interference = fit_interference(profiles[box].cells)
         with contextlib.ExitStack() as running:
             servers = dict[str, LocalServer]()
             for policy in POLICIES if a.real else ():
                 servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
             for trace in TRACES:
-                profiles[box], profiled_row_s = profile_box(boxes[box], a.profile_seconds, trace, probe)
-                interference = fit_interference(profiles[box].cells)
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
-                    runs: Rows = []
-                    slower = [probe.row_s() / profiled_row_s]
                     for k in range(len(servers) + N_AGAIN if servers else 0):
                         policy = list(servers)[(k + turn) % len(servers)]
                         got = measured(servers[policy], times, a.seconds)
-                        how = "measured" if k < len(servers) else AGAIN
-                        slower.append(probe.row_s() / profiled_row_s)
-                        runs.append({**case, "how": how, "policy": policy, "slower": sum(slower[-2:]) / 2, **got})
-                    rows += runs + simulated_beside(runs, profiles[box], interference, a.seconds)
-                    rows += simulated_rows(case, profiles[box], interference, a, float(np.mean(slower)))
+                        rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
+                    rows += simulated_rows(case, profiles[box], interference, a)
                 keep(rows, profiles, a.seconds)
                 print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
             for policy, server in servers.items():
@@ -397,8 +323,7 @@ def keep(rows: Rows, profiles: dict[str, ServingProfile], seconds: float) -> Non
     costs = {
         b: {n: {"front_s": m.front_s, "client_s": m.client_s} for n, m in p.models.items()} for b, p in profiles.items()
     }
-    used = dict.fromkeys(profile_path(r["box"], r["trace"]) for r in rows if r["how"] == "simulated")
-    digests = {path.name: digest(path) for path in used if path.exists()}
+    digests = {path.name: digest(path) for path in map(profile_path, profiles)}
     write_json("serving_utility", {"seconds": seconds, "rows": rows, "front": costs, "profiles": digests})
 
 
