@@ -85,6 +85,7 @@ def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
     assert torch.equal(kept[0].weight, given[0].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["while it learns", "while it is scored"])
 def test_an_interrupted_training_keeps_what_was_learned(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
