@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jouleflow.errors import InputError
+from jouleflow.runtime.large_blocks import give_large_blocks_back
 from jouleflow.runtime.meter import ASSUMED_CORE_W, open_meter
 from jouleflow.runtime.time_slice import ask_for_short_slices
 from jouleflow.serve.access import check_loopback, make_access, parse_address
@@ -161,6 +162,7 @@ def run_server(folder: Path, server: ServerSettings, settings: AppSettings) -> N
     """`serve_until_told` on the fastest event loop there is, with notes on standard error."""
     import uvloop
 
+    give_large_blocks_back()
     hold_standard_descriptors()
     ask_for_short_slices()  # the models' processes would let the loop wait
     notes = Notes()
