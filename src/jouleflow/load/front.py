@@ -48,16 +48,21 @@ def measure_front(folder: Path, row_s: Mapping[str, float], n_cores: int) -> dic
         alone = {name: _measured(server, name, min(BUSY_FRAC / s, MAX_RATE_HZ)) for name, s in row_s.items()}
         each_s = sum(row_s.values()) + sum(cost.request_s + cost.client_s for cost in alone.values())
         together_s, client_s = _together_s(server, list(row_s), min(MIX_FRAC * n_cores / each_s, MIX_MAX_HZ))
-    front_frac = min(together_s / sum(cost.request_s for cost in alone.values()), 1.0)
-    client_frac = min(client_s / sum(cost.client_s for cost in alone.values()), 1.0)
+    front_frac = share_of(together_s, sum(cost.request_s for cost in alone.values()))
+    client_frac = share_of(client_s, sum(cost.client_s for cost in alone.values()))
     return {
         name: FrontCost(cost.request_s * front_frac, cost.refusal_s * front_frac, cost.client_s * client_frac)
         for name, cost in alone.items()
     }
 
 
+def share_of(together_s: float, alone_s: float) -> float:
+    """Of what requests cost alone, what they cost together: all of it where slow models were asked too seldom for the clock to see either."""
+    return min(together_s / alone_s, 1.0) if together_s > 0 and alone_s > 0 else 1.0
+
+
 def _together_s(server: LocalServer, names: Sequence[str], rate_hz: float) -> tuple[float, float]:
-    """CPU seconds of the server and of this process, for one request of each model."""
+    """CPU seconds of the server and of this process, for one request of each model; 0 when none was asked."""
     random = np.random.default_rng(0)
     host = f"{server.host}:{server.port}"
     requests = {name: random_requests(Load(server.url, name, None), host) for name in names}
@@ -68,7 +73,7 @@ def _together_s(server: LocalServer, names: Sequence[str], rate_hz: float) -> tu
         await asyncio.gather(*(open_loop(server.host, server.port, requests[n], times[n]) for n in names))
         return (cpu_s(server.pid) or 0.0) - start[0], time.process_time() - start[1]
 
-    n_each = sum(map(len, times.values())) / len(names)
+    n_each = max(sum(map(len, times.values())), 1) / len(names)
     server_s, client_s = uvloop.run(go())
     return server_s / n_each, client_s / n_each
 
