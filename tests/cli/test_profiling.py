@@ -111,28 +111,56 @@ def test_a_profile_of_a_model_whose_weights_lie_beside_it(folder: Path) -> None:
     assert "other versions of ['two']" in str(done.exception)
 
 
-def test_a_load_is_foretold_as_the_server_would_serve_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box, "MAX_REQUESTS", 2_000)
-    path = affine(tmp_path / "models" / "one" / "model.onnx")
+def ten_ms_whatever_the_batch(folder: Path, n_cores: int = 1) -> Path:
+    """A model, and the profile of a made-up box. Its file's folder."""
+    path = affine(folder / "models" / "one" / "model.onnx")
     model = ProfiledModel(
-        sha256=sha256(path.read_bytes()).hexdigest(), threads=1, max_batch=8, n_instances=1, slo_s=0.1, priority=5, memory_bytes=1
+        sha256=sha256(path.read_bytes()).hexdigest(), threads=1, max_batch=8, n_instances=n_cores, slo_s=0.1, priority=5, memory_bytes=1
     )  # fmt: skip
-    ten_ms_whatever_the_batch = tuple(
+    cells = tuple(
         Cell(models=("one",), rows=(n,), alone_s=(0.010,), slowdown=(1.0,), core_s=0.010, energy_j=0.05) for n in (1, 8)
     )
     profile = ServingProfile(
-        machine="made up", n_cores=1, energy="modelled", energy_source="5 W", models={"one": model}, cells=ten_ms_whatever_the_batch
+        machine="made up", n_cores=n_cores, energy="modelled", energy_source="5 W", models={"one": model}, cells=cells
     )  # fmt: skip
-    save_profile(profile, tmp_path / "p.json")
+    save_profile(profile, folder / "p.json")
+    (path.parent / "jouleflow.toml").write_text("slo_ms = 100\nmax_batch = 8\n")
+    return path.parent
+
+
+def test_a_load_is_foretold_as_the_server_would_serve_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "MAX_REQUESTS", 2_000)
+    model = ten_ms_whatever_the_batch(tmp_path)
 
     def held_hz(settings: str) -> float:
-        (path.parent / "jouleflow.toml").write_text(f"slo_ms = 100\nmax_batch = 8\n{settings}")
+        (model / "jouleflow.toml").write_text(f"slo_ms = 100\nmax_batch = 8\n{settings}")
         foretold = run(tmp_path, "serve", str(tmp_path / "models"), "--dry-run", "--policy", "delay")
         return foretold["holds"][0]["rate_hz"]["one"]
 
     assert held_hz("") > 400
     assert held_hz("preferred_batch = [1]") < 100  # a batch of one row takes the core for 10 ms
     assert held_hz("max_queue = 1") < 200  # and what comes meanwhile is refused
+
+
+def test_a_load_is_foretold_on_so_many_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "MAX_REQUESTS", 2_000)
+    ten_ms_whatever_the_batch(tmp_path, n_cores=2)
+
+    def held_hz(*more: str) -> float:
+        return run(tmp_path, "serve", str(tmp_path / "models"), "--dry-run", *more)["holds"][0]["rate_hz"]["one"]
+
+    assert held_hz("--cores", "2") == held_hz() > 1.5 * held_hz("--cores", "1")
+    assert "was measured with: run" in refusal(tmp_path, "--cores", "3")
+
+
+def test_a_load_is_foretold_with_the_net_that_would_serve_it(tmp_path: Path) -> None:
+    ten_ms_whatever_the_batch(tmp_path)
+    assert "no net" in refusal(tmp_path, "--policy", "bcedge", "--policy-net", str(tmp_path / "absent.onnx"))
+
+
+def refusal(folder: Path, *more: str) -> str:
+    command = ["serve", str(folder / "models"), "--dry-run", "--profile", str(folder / "p.json"), *more]
+    return str(CliRunner().invoke(app, command).exception)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_what_no_request_could_need_is_refused_unread() -> None:
         ask_large(of, many)
 
 
+@pytest.mark.parametrize("text", [b"x", rb"\\"])
+def test_a_string_that_would_be_read_in_one_go_is_refused(text: bytes) -> None:
+    """The rest of it is not looked at."""
+    raw = b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": ["%s"]}]}' % (text * (3 << 20))
+    with pytest.raises(RequestError, match="send it as binary data") as error:
+        ask_large(decoder("BYTES", (-1, 1)), raw)
+    assert error.value.status == 413
+    short = raw.replace(text * (3 << 20), b"x" * (1 << 20))
+    assert len(ask_large(decoder("BYTES", (-1, 1)), short).data[0]) == 4 + (1 << 20)
+
+
 def wide_server(tmp_path: Path, **limits: Any) -> Any:
     affine(tmp_path / "double" / "model.onnx")
     (tmp_path / "double" / "jouleflow.toml").write_text(f"max_batch = {ROWS}\n")

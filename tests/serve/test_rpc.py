@@ -30,6 +30,7 @@ from jouleflow.serve.rpc_messages import MAX_VALUES, ask_of
 from jouleflow.serve.server import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
+from tests.serve.frames import ACK, HELLO, SETTINGS, begun, frame
 from tests.serve.test_chaos import SLOW, assert_adds_up, counts, slow
 
 BOTH = AppSettings(http="127.0.0.1:0", grpc="127.0.0.1:0")
@@ -265,7 +266,7 @@ def test_connections_are_limited(server: Running) -> None:
 def test_pings_that_are_too_many_end_the_connection(server: Running) -> None:
     with socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s:
         s.settimeout(10)
-        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9).replace(b"\0\0\0\0", b"\0\0\0\4", 1))
+        s.sendall(HELLO + bytes(9).replace(b"\0\0\0\0", b"\0\0\0\4", 1))
         ping = struct.pack(">I", 8)[1:] + b"\x06\x00" + bytes(4) + bytes(8)
         try:
             for _ in range(200):
@@ -332,18 +333,6 @@ def test_a_token_is_needed_beyond_this_machine(tmp_path: Path) -> None:
         assert live(ask, metadata=[("authorization", "Bearer secret")]).live
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2."""
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def begun(stream: int, n_bytes: int) -> bytes:
-    """A call whose message of so many bytes begins and does not go on."""
-    sent = {":method": "POST", ":scheme": "http", ":path": f"/{SERVICE}/ModelInfer", ":authority": "localhost", "te": "trailers", "content-type": "application/grpc"}  # fmt: skip
-    block = b"".join(b"\0" + bytes([len(k)]) + k.encode() + bytes([len(v)]) + v.encode() for k, v in sent.items())
-    return frame(1, 4, stream, block) + frame(0, 0, stream, b"\0" + struct.pack(">I", n_bytes) + b"\x0a\x06double")
-
-
 def test_messages_that_arrive_are_bounded_together_and_in_time(tmp_path: Path) -> None:
     affine(tmp_path / "double.onnx")
     limits = Limits(max_body_bytes=1 << 20, max_arriving_bytes=2 << 20, body_s=2.0)
@@ -352,7 +341,7 @@ def test_messages_that_arrive_are_bounded_together_and_in_time(tmp_path: Path) -
         socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s,
     ):
         s.settimeout(20)
-        s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+        s.sendall(HELLO + frame(SETTINGS, 0, 0, b""))
         s.sendall(b"".join(begun(1 + 2 * k, 1 << 19) for k in range(5)))
         heard = b""
         while heard.count(b"too many large messages are arriving") < 1 or heard.count(b"grpc-status") < 1:
@@ -377,10 +366,10 @@ def test_a_stop_does_not_wait_for_a_message_that_does_not_come(tmp_path: Path) -
         """Until it is told that the server is stopping, or cut off when drain_s are over."""
         with socket.create_connection(("127.0.0.1", server.app.ports["grpc"])) as s, contextlib.suppress(OSError):
             s.settimeout(20)
-            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + begun(1, 1 << 19))
+            s.sendall(HELLO + frame(SETTINGS, 0, 0, b"") + begun(1, 1 << 19))
             while b"the server is stopping" not in heard and (part := s.recv(65536)):
                 heard.extend(part)
-                if frame(4, 1, 0, b"") in heard:  # our settings are known
+                if frame(SETTINGS, ACK, 0, b"") in heard:  # our settings are known
                     taken.set()
 
     with serving(tmp_path, settings=BOTH) as server:
@@ -515,7 +504,7 @@ def test_an_error_of_ours_names_no_folder(tmp_path: Path) -> None:
         assert str(tmp_path) not in caught.value.details()
 
 
-@pytest.mark.parametrize("first", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])
+@pytest.mark.parametrize("first", [b"", HELLO + b"\0\0\0\4\0\0\0\0\0"])
 def test_a_connection_that_says_nothing_is_ended(tmp_path: Path, first: bytes) -> None:
     affine(tmp_path / "double.onnx")
     with (

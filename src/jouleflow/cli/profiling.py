@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,42 +120,51 @@ def parse_mix(text: str) -> dict[str, float] | None:
 
 
 def dry_run(
-    profile: ServingProfile, served_as: Mapping[str, ServedAs], policies: Sequence[str], mix: str, console: Console
-) -> list[dict[str, object]]:
-    """Prints which load the box holds under each policy, and returns it as records."""
+    profile: ServingProfile,
+    served_as: Mapping[str, ServedAs],
+    policy: str,
+    mix: str,
+    console: Console,
+    policy_net: Path | None = None,
+) -> dict[str, object]:
+    """Prints which load the box holds under a policy, and returns it as a record."""
     from dataclasses import asdict
 
     from jouleflow.profile.interference import NoInterference, fit_interference
     from jouleflow.sim.box import load_held
 
     interference = fit_interference(profile.cells) if len(profile.together()) >= 10 else NoInterference()
-    rows: list[dict[str, object]] = []
-    for policy in policies:
-        held = load_held(profile, interference, policy, parse_mix(mix), served_as=served_as)
-        table = Table("model", "SLO", "requests/s", "p99", "in time")
-        for name, rate_hz in held.rate_hz.items():
-            slo, p99 = (f"{s * 1e3:.1f} ms" for s in (profile.models[name].slo_s, held.p99_s[name]))
-            table.add_row(name, slo, f"{rate_hz:.4g}", p99, f"{held.in_time_frac[name]:.2%}")
-        console.print(table)
-        console.print(
-            f"{policy} holds {sum(held.rate_hz.values()):.4g} requests/s: cores busy {held.busy_frac:.0%}, {held.power_w:.2f} W and "
-            f"{held.j_per_request * 1e3:.3g} mJ a request ({profile.energy_source}; without idle)", highlight=False,
-        )  # fmt: skip
-        rows.append({"policy": policy, **asdict(held)})
+    held = load_held(profile, interference, policy, parse_mix(mix), served_as=served_as, policy_net=policy_net)
+    table = Table("model", "SLO", "requests/s", "p99", "in time")
+    for name, rate_hz in held.rate_hz.items():
+        slo, p99 = (f"{s * 1e3:.1f} ms" for s in (profile.models[name].slo_s, held.p99_s[name]))
+        table.add_row(name, slo, f"{rate_hz:.4g}", p99, f"{held.in_time_frac[name]:.2%}")
+    console.print(table)
+    console.print(
+        f"{policy} holds {sum(held.rate_hz.values()):.4g} requests/s: cores busy {held.busy_frac:.0%}, {held.power_w:.2f} W and "
+        f"{held.j_per_request * 1e3:.3g} mJ a request ({profile.energy_source}; without idle)", highlight=False,
+    )  # fmt: skip
     memory = sum(m.memory_bytes for m in profile.models.values()) / 2**20
     console.print(
         f"99 % of each model's requests in time, Poisson arrivals, clients elsewhere; models take {memory:.0f} MiB",
         highlight=False,
     )
-    return rows
+    return {"policy": policy, **asdict(held)}
 
 
 def predict_load(
-    folder: Path, profile: Path, policies: Sequence[str], mix: str, console: Console
-) -> list[dict[str, object]]:
-    """`dry_run` of a folder, as its jouleflow.toml files have it now, with the profile that was made of it.
+    folder: Path,
+    profile: Path,
+    policy: str,
+    mix: str,
+    console: Console,
+    cores: int = 0,
+    policy_net: Path | None = None,
+) -> dict[str, object]:
+    """`dry_run` of a folder, as its jouleflow.toml files have it now, with the profile that was made of it. cores: batches at once; as many
+    as were profiled when 0.
 
-    Raises InputError when the profile is of other files, or misses a model.
+    Raises InputError when the profile is of other files, misses a model, or knows nothing of so many batches at once.
     """
     import hashlib
 
@@ -175,14 +184,20 @@ def predict_load(
         raise InputError(
             f"{profile} misses {missing} and has other versions of {changed}: run `jouleflow profile {folder}` again"
         )
+    if not 0 <= cores <= known.n_cores:
+        raise InputError(
+            f"--cores {cores} must be 1 to {known.n_cores}, which {profile} was measured with: "
+            f"run `jouleflow profile {folder} --cores {cores}`"
+        )
     current = known.model_copy(
         update={
+            "n_cores": cores or known.n_cores,
             "models": {
                 n: m.model_copy(update={"slo_s": specs[n].slo_s, "priority": specs[n].priority})
                 for n, m in known.models.items()
                 if n in specs
-            }
+            },
         }
     )
     served_as = {n: ServedAs(specs[n].delay, specs[n].settings.max_queue) for n in current.models}
-    return dry_run(current, served_as, policies, mix, console)
+    return dry_run(current, served_as, policy, mix, console, policy_net)

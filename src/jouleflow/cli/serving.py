@@ -72,8 +72,8 @@ def serve(
     if dry_run:
         from jouleflow.cli.profiling import predict_load
 
-        rows = predict_load(folder, profile_file, [policy], mix, err if as_json else out)
-        emit({"holds": rows}, as_json)
+        held = predict_load(folder, profile_file, policy, mix, err if as_json else out, cores, policy_net)
+        emit({"holds": [held]}, as_json)
         return
     import os
 

@@ -24,6 +24,7 @@ from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.tensor_data import json_data
 
 SLICE_BYTES = 16 << 10  # read in a millisecond or two
+MAX_VALUE_BYTES = 1 << 20  # a single string is read in one go: tens of milliseconds if every character of it is escaped
 KEY = re.compile(rb'(?<!\\)"data"[ \t\r\n]*:[ \t\r\n]*(?=\[)')  # in a string its quotes would have a backslash
 ESCAPED = re.compile(rb"\\.", re.DOTALL)
 QUOTE, COMMA = ord('"'), ord(",")
@@ -91,6 +92,8 @@ async def _find_values(body: memoryview, start: int) -> Values:
             at, depth, n_bytes = at + cut + 1, int(depths[cut]), SLICE_BYTES
         elif len(text) < n_bytes:
             raise RequestError(400, "the request is not JSON: a list of data does not end")
+        elif n_bytes > MAX_VALUE_BYTES:
+            raise RequestError(413, f"a value in data exceeds {MAX_VALUE_BYTES} bytes of JSON: send it as binary data")
         else:
             n_bytes *= 2  # a long string
 

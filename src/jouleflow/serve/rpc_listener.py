@@ -15,6 +15,7 @@ import grpc
 from jouleflow.errors import InputError
 from jouleflow.serve.access import Access
 from jouleflow.serve.arrivals import Arrivals
+from jouleflow.serve.departures import Departures
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.proto import SERVICE, methods
 from jouleflow.serve.request_error import NotOffered, RequestError
@@ -68,13 +69,13 @@ class RpcListener:
 
 def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool = False) -> RpcListener:
     """The gRPC server, not yet listening. admin: as of `Rpc`."""
-    rpc, arrivals = Rpc(server, admin), Arrivals(limits)
+    rpc, arrivals, departures = Rpc(server, admin), Arrivals(limits), Departures(limits)
     names = {name: "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_") for name, _, _ in methods()}
     handlers = {
-        name: grpc.stream_unary_rpc_method_handler(
-            _guarded(rpc, getattr(rpc, names[name]), asked, access, arrivals), None, answer.SerializeToString
+        name: grpc.stream_stream_rpc_method_handler(
+            _guarded(rpc, getattr(rpc, names[name]), asked, access, arrivals, departures)
         )
-        for name, asked, answer in methods()
+        for name, asked, _ in methods()
     }
     options = [
         ("grpc.max_receive_message_length", limits.max_body_bytes),
@@ -97,11 +98,11 @@ def make_rpc_server(server: Server, access: Access, limits: Limits, admin: bool 
     return RpcListener(rpc, arrivals, made, limits.drain_s)
 
 
-def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrivals) -> Call:
-    """The call behind the access check, its errors as statuses. It takes its message itself, as a stream of one: so it is known that one
-    is on its way, and nothing is taken from who may not ask."""
+def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrivals, departures: Departures) -> Call:
+    """The call behind the access check, its errors as statuses. It takes its message itself, as a stream of one, and sends its answer
+    so: then it is known that one is on its way, and nothing is taken from who may not ask."""
 
-    async def run(_: Any, context: Any) -> Any:
+    async def run(_: Any, context: Any) -> None:
         rpc.n_calls += 1
         if not rpc.open.is_set():
             await rpc.open.wait()
@@ -111,7 +112,8 @@ def _guarded(rpc: Rpc, call: Call, asked: Any, access: Access, arrivals: Arrival
             if refused is not None:
                 await _end(context, CODES[refused[0]], refused[1])
         try:
-            return await call(decoded(asked, await arrivals.message(context)), context)
+            answer = (await call(decoded(asked, await arrivals.message(context)), context)).SerializeToString()
+            await departures.send(context, answer)
         except NotOffered as error:
             await _end(context, grpc.StatusCode.UNIMPLEMENTED, str(error))
         except RequestError as error:

@@ -18,6 +18,7 @@ from jouleflow.serve.oip import Ask, Decoder, Given, Wanted
 from jouleflow.serve.proto import message
 from jouleflow.serve.repository import ModelSpec
 from jouleflow.serve.request_error import RequestError
+from jouleflow.serve.rpc_parts import check_parts
 from jouleflow.serve.served import ServedModel
 from jouleflow.serve.shared_memory import Extent, Span
 from jouleflow.serve.tensor_data import check_shape, check_size, check_strings
@@ -34,10 +35,11 @@ CONTENTS = {
 def decoded(asked: Any, raw: bytes | None) -> Any:
     """The message in the bytes of a call.
 
-    Raises RequestError when there is none, or not the one asked.
+    Raises RequestError when there is none, or not the one asked, or it would become too large.
     """
     if raw is None:
         raise RequestError(400, "there is no message")
+    check_parts(raw, asked.DESCRIPTOR)
     try:
         return asked.FromString(raw)
     except DecodeError as error:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from jouleflow.errors import Infeasible, InputError
 from jouleflow.policy.batch import AT_ONCE, Delay
+from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
 from jouleflow.profile.serving import LIGHT_FRAC, ProfiledModel, ServingProfile, Wakes, light_rate_hz
-from jouleflow.sim.serving import COLDEST_S, Front, ServingOutcome, SimModel, simulate_serving
+from jouleflow.sim.serving import COLDEST_S, Front, ServingOutcome, SimModel, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 from jouleflow.units import format_quantity
 
@@ -98,9 +100,11 @@ def load_held(
     seed: int = 0,
     with_clients: bool = False,
     served_as: Mapping[str, ServedAs] | None = None,
+    policy_net: Path | None = None,
 ) -> Held:
     """The highest load, its parts as in mix (equal when None), at which least_frac of the requests of every model are in time, over
-    duration_s or some ten thousand requests. Every model is asked at least once, however small its share.
+    duration_s or some ten thousand requests. Every model is asked at least once, however small its share. policy_net: as of
+    `policy_maker`.
 
     Raises InputError for a mix of other models, or a model without an SLO; Infeasible when not even a thousandth of what the cores
     could do is held.
@@ -114,6 +118,7 @@ def load_held(
     total = sum(mix.values())
     mix = {n: share / total for n, share in mix.items()}
 
+    make = policy_maker(policy, policy_net)
     least_s = min(LEAST_SLOS * max(m.slo_s for m in models.values()), duration_s)
 
     def run(rate_hz: float) -> tuple[float, ServingOutcome]:
@@ -121,7 +126,8 @@ def load_held(
         seconds = min(max(MAX_REQUESTS / rate_hz, least_s), duration_s)
         times = {n: make_arrivals(arrivals, rate_hz * share, seconds, random) for n, share in mix.items()}
         times = {n: t if len(t) else random.uniform(0, seconds, 1) for n, t in times.items()}
-        outcome = simulate_serving(models, times, profile.n_cores, policy, interference)
+        policies = {n: make(m.delay) for n, m in models.items()}
+        outcome = simulate_with(models, times, profile.n_cores, policies, interference)
         return min(m.in_time_frac for m in outcome.models.values()), outcome
 
     cost_s = sum(

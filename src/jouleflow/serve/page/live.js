@@ -101,8 +101,8 @@ function model(name, m, samples) {
     figure("rows a batch", number(mean("batch")), "at most " + m.max_batch, "", [of("batch")]),
     figure("refused a second", number(mean("rejected") === null ? null : mean("rejected") + mean("expired") + mean("failed")),
       number(t.rejected) + " rejected, " + number(t.expired) + " expired, " + number(t.failed) + " failed", "/s", [refused]),
-    figure("energy for nothing, modelled", number(Object.values(m.wasted.energy_j).reduce((a, b) => a + b, 0), "J"),
-      "late " + number(m.wasted.energy_j.late, "J") + ", sender gone " + number(m.wasted.energy_j.gone, "J") + ", failed " + number(m.wasted.energy_j.failed, "J"), "W", [of("wasted_w")]),
+    figure("power for nothing, modelled", number(mean("wasted_w"), "W"),
+      number(Object.values(m.wasted.energy_j).reduce((a, b) => a + b, 0), "J") + " in all: late " + number(m.wasted.energy_j.late, "J") + ", sender gone " + number(m.wasted.energy_j.gone, "J") + ", failed " + number(m.wasted.energy_j.failed, "J"), "W", [of("wasted_w")]),
   );
   card.append(head, row);
   return card;
