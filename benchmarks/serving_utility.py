@@ -21,6 +21,7 @@ import json
 import shutil
 import sys
 import urllib.request
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -44,6 +45,7 @@ from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
+from jouleflow.sim.pace import Pace
 from jouleflow.sim.serving import simulate_serving
 from jouleflow.trace.arrivals import load_arrivals, make_arrivals
 
@@ -104,12 +106,17 @@ def profile_box(folder: Path, budget_s: float) -> ServingProfile:
 
 
 def simulated(
-    profile: ServingProfile, times: dict[str, np.ndarray], seconds: float, interference: Any, with_oracle: bool
+    profile: ServingProfile,
+    times: dict[str, np.ndarray],
+    seconds: float,
+    interference: Any,
+    with_oracle: bool,
+    pace: Pace,
 ) -> dict[str, Any]:
     """Figures of every policy. seconds: of the load."""
     models, out = sim_models(profile), dict[str, Any]()
     for policy in POLICIES:
-        o = simulate_serving(models, times, profile.n_cores, policy, interference)
+        o = simulate_serving(models, times, profile.n_cores, policy, interference, pace)
         done = sum(len(m.latency_s) for m in o.models.values())
         out[policy] = figures(
             {n: (m.arrival_s, m.latency_s, m.n_requests) for n, m in o.models.items()},
@@ -121,7 +128,7 @@ def simulated(
             },
         )
     if with_oracle:
-        best = find_oracle(models, times, profile.n_cores, seconds, interference)
+        best = find_oracle(models, times, profile.n_cores, seconds, interference, pace=pace)
         out["oracle"] = {
             "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
         }  # fmt: skip
@@ -132,7 +139,8 @@ def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: 
     """Of a piece; with the oracle where that was asked for."""
     times = arrivals(case["trace"], case["rate_hz"], a.seconds, case["seed"])
     with_oracle = case["seed"] < a.oracle and case["box"] == "six"
-    found = simulated(profile, times, a.seconds, interference, with_oracle)
+    pace = Pace(profile.pace_spread(), zlib.crc32(repr(sorted(case.items())).encode()))
+    found = simulated(profile, times, a.seconds, interference, with_oracle, pace)
     return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
 
 

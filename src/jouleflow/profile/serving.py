@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jouleflow.errors import InputError
 from jouleflow.profile.latencies import Latencies
+from jouleflow.profile.spread import spread_of
 
 MAX_FILE_BYTES = 64 << 20
+LEAST_TIMES = 6  # that a batch was measured alone, to say how much the machine's pace varies
 LIGHT_FRAC, LIGHT_MAX_HZ = 0.2, 60.0  # of all cores, by all models together; of each model
 
 
@@ -135,17 +137,27 @@ class ServingProfile(BaseModel):
 
         Raises InputError when it was not measured.
         """
-        seconds: dict[int, list[float]] = {}
-        for cell in self.cells:
-            for batch, alone_s in dict(zip(cell.batches, cell.alone_s, strict=True)).items():
-                if batch.model == model:
-                    seconds.setdefault(batch.n_rows, []).append(alone_s)
+        seconds = {batch.n_rows: times for batch, times in self._alone_s().items() if batch.model == model}
         if not seconds:
             raise InputError(f"the profile knows {sorted(self.models)}, not {model!r}: run `jouleflow profile` with it")
         rising: list[float] = []
         for n in sorted(seconds):
             rising.append(max([calm_s(seconds[n]), *rising[-1:]]))
         return Latencies(tuple(sorted(seconds)), tuple(rising))
+
+    def pace_spread(self) -> tuple[float, ...]:
+        """How many times longer than when nothing else held the machine up batches took, all through the profile: equally likely values,
+        1 at least. None when hardly any was measured often."""
+        often = [times for times in self._alone_s().values() if len(times) >= LEAST_TIMES]
+        return spread_of([max(s / calm_s(times), 1.0) for times in often for s in times])
+
+    def _alone_s(self) -> dict[Batch, list[float]]:
+        """What each batch took alone, of every cell that it is in."""
+        found: dict[Batch, list[float]] = {}
+        for cell in self.cells:
+            for batch, alone_s in dict(zip(cell.batches, cell.alone_s, strict=True)).items():
+                found.setdefault(batch, []).append(alone_s)
+        return found
 
     def together(self) -> tuple[Cell, ...]:
         """The cells of more than one batch."""

@@ -15,7 +15,8 @@ from jouleflow.policy.batch import AT_ONCE, Delay
 from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
-from jouleflow.profile.serving import LIGHT_FRAC, ProfiledModel, ServingProfile, Wakes, light_rate_hz
+from jouleflow.profile.serving import LIGHT_FRAC, ServingProfile, Wakes, light_rate_hz
+from jouleflow.sim.pace import Pace
 from jouleflow.sim.serving import COLDEST_S, Front, ServingOutcome, SimModel, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 from jouleflow.units import format_quantity
@@ -48,17 +49,20 @@ def sim_models(
                 m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
                 profile.wakes if with_clients else Wakes(),
             ),
-            cold_spread_s=m.cold_spread_s, longer_a_second=_longer_a_second(profile, m), delay=how[name].delay,
+            cold_spread_s=m.cold_spread_s, longer_a_second=_longer_a_second(profile, name), delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
 
 
-def _longer_a_second(profile: ServingProfile, model: ProfiledModel) -> float:
+def _longer_a_second(profile: ServingProfile, name: str) -> float:
     """What a cold batch takes longer, beyond what was measured of cold batches, for each second that its core was idle: as much as makes the
-    mean what it is on a server with little to do, whose cores are idle for exponential times."""
-    more_s = max(model.longer_s - fmean(model.cold_spread_s), 0.0) if model.cold_spread_s else 0.0
-    rate_hz = light_rate_hz({name: profile.latencies(name).of(1) for name in profile.models}, profile.n_cores)
+    mean what it is on a server with little to do, whose cores are idle for exponential times, at the machine's mean pace."""
+    model, pace = profile.models[name], fmean(profile.pace_spread() or (1.0,))
+    cold_s = fmean(model.cold_spread_s or (0.0,))
+    row_s = profile.latencies(name).of(1)
+    more_s = max((row_s + model.longer_s) / pace - row_s - cold_s, 0.0) if model.cold_spread_s else 0.0
+    rate_hz = light_rate_hz({n: profile.latencies(n).of(1) for n in profile.models}, profile.n_cores)
     idle_s = (1 - LIGHT_FRAC) * profile.n_cores / (rate_hz * len(profile.models))
     return more_s / (idle_s * (1 - exp(-COLDEST_S / idle_s)))
 
@@ -118,7 +122,7 @@ def load_held(
     total = sum(mix.values())
     mix = {n: share / total for n, share in mix.items()}
 
-    make = policy_maker(policy, policy_net)
+    make, pace = policy_maker(policy, policy_net), Pace(profile.pace_spread(), seed)
     least_s = min(LEAST_SLOS * max(m.slo_s for m in models.values()), duration_s)
 
     def run(rate_hz: float) -> tuple[float, ServingOutcome]:
@@ -127,7 +131,7 @@ def load_held(
         times = {n: make_arrivals(arrivals, rate_hz * share, seconds, random) for n, share in mix.items()}
         times = {n: t if len(t) else random.uniform(0, seconds, 1) for n, t in times.items()}
         policies = {n: make(m.delay) for n, m in models.items()}
-        outcome = simulate_with(models, times, profile.n_cores, policies, interference)
+        outcome = simulate_with(models, times, profile.n_cores, policies, interference, pace)
         return min(m.in_time_frac for m in outcome.models.values()), outcome
 
     cost_s = sum(

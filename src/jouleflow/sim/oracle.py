@@ -18,6 +18,7 @@ from jouleflow.policy.batch import BatchPolicy
 from jouleflow.policy.bcedge import BATCHES, CHOICES, GREEDY, INSTANCES, TABLE, BcEdge, Choice
 from jouleflow.policy.utility import utility
 from jouleflow.profile.interference import Interference
+from jouleflow.sim.pace import Pace
 from jouleflow.sim.serving import Float, ServingOutcome, SimModel, simulate_with
 
 MAX_TRIED = 400  # combinations, beyond which models are taken in turn
@@ -104,6 +105,7 @@ def find_oracle(
     load_s: float,
     interference: Interference | None = None,
     value: Callable[[ServingOutcome, float], float] = mean_utility,
+    pace: Pace | None = None,
 ) -> Oracle:
     """The best fixed choices for requests that arrive at those times, or the best that were found where there are too many to try. load_s:
     for how long they come.
@@ -114,7 +116,7 @@ def find_oracle(
         key = tuple(choices[n] for n in models)
         if key not in known:
             policies = {n: constant(c) for n, c in choices.items()}
-            known[key] = value(simulate_with(models, arrivals_s, n_cores, policies, interference), load_s)
+            known[key] = value(simulate_with(models, arrivals_s, n_cores, policies, interference, pace), load_s)
         return known[key]
 
     options: dict[str, Sequence[int]] = {n: choices_worth_trying(m, n_cores) for n, m in models.items()}

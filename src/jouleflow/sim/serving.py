@@ -28,6 +28,7 @@ from jouleflow.profile.interference import Interference, NoInterference
 from jouleflow.profile.latencies import Latencies
 from jouleflow.profile.serving import Batch, Wakes
 from jouleflow.profile.spread import Draws
+from jouleflow.sim.pace import Pace
 
 Float = NDArray[np.float64]
 KIND = ((),)
@@ -132,7 +133,7 @@ class _Sleeper:
 
 
 class Simulation:
-    """A server that can be moved forward step by step. random: of what is drawn from measured spreads."""
+    """A server that can be moved forward step by step. random: of what is drawn from measured spreads. pace: of the machine."""
 
     def __init__(
         self,
@@ -141,8 +142,10 @@ class Simulation:
         policies: Mapping[str, BatchPolicy],
         interference: Interference | None = None,
         random: np.random.Generator | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.models, self.interference = models, interference or NoInterference()
+        self._pace_at = (pace or Pace()).course()
         self._draws = Draws(random or np.random.default_rng(0))
         self._sleepers: list[_Sleeper] = []  # that a free core would wake up
         self.dispatcher = Dispatcher(n_cores)
@@ -272,8 +275,7 @@ class Simulation:
         started = self._now_counts = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
             model = self.models[start.name]
-            work_s = model.latencies.of(start.n_rows)
-            work_s += self._longer_s(start)
+            work_s = (model.latencies.of(start.n_rows) + self._longer_s(start)) * self._pace_at(self.now_s)
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
@@ -355,6 +357,7 @@ def simulate_serving(
     n_cores: int,
     policy: str,
     interference: Interference | None = None,
+    pace: Pace | None = None,
 ) -> ServingOutcome:
     """What becomes of requests that arrive at those times (rising, in seconds, per model; one row each).
 
@@ -362,7 +365,7 @@ def simulate_serving(
     """
     make = policy_maker(policy)
     policies = {name: make(model.delay) for name, model in models.items()}
-    return simulate_with(models, arrivals_s, n_cores, policies, interference)
+    return simulate_with(models, arrivals_s, n_cores, policies, interference, pace)
 
 
 def simulate_with(
@@ -371,12 +374,13 @@ def simulate_with(
     n_cores: int,
     policies: Mapping[str, BatchPolicy],
     interference: Interference | None = None,
+    pace: Pace | None = None,
 ) -> ServingOutcome:
     """As `simulate_serving`, with a policy object for each model."""
     unknown = sorted(set(arrivals_s) - set(models))
     if unknown or n_cores < 1:
         raise InputError(f"arrivals for {unknown}, models are {sorted(models)}; n_cores={n_cores} must be at least 1")
-    sim = Simulation(models, n_cores, policies, interference)
+    sim = Simulation(models, n_cores, policies, interference, pace=pace)
     for name, times_s in arrivals_s.items():
         sim.feed(name, times_s)
     sim.advance()
