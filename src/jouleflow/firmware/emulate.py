@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from jouleflow.errors import Infeasible
 from jouleflow.firmware.build import Firmware
 from jouleflow.firmware.machine import (
-    EVENT,
     PHASES,
     STOP_DEAD,
     STOP_DONE,
@@ -19,6 +18,7 @@ from jouleflow.firmware.machine import (
     STOP_REST,
     Machine,
 )
+from jouleflow.firmware.machine_struct import EVENT
 from jouleflow.graph.reference import run_reference
 from jouleflow.plan.lowering import Lowered, tiles_of
 from jouleflow.plan.memory import STACK_BYTES

@@ -6,10 +6,7 @@ This module binds them and drives power cycles. What a run means (causes, latenc
 from __future__ import annotations
 
 import ctypes
-import functools
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import unicorn
@@ -20,15 +17,14 @@ from numpy.typing import NDArray
 from jouleflow.device.device import Device
 from jouleflow.errors import EmulationError
 from jouleflow.firmware.build import FLASH_BASE, SRAM_BASE, Firmware
-from jouleflow.firmware.cycles import TAKEN_BRANCH_CYCLES, cycle_sums
+from jouleflow.firmware.cycles import TAKEN_BRANCH_CYCLES
+from jouleflow.firmware.image import Image, load_image
+from jouleflow.firmware.machine_struct import EVENT, MachineStruct, machine_library
 from jouleflow.plan.memory import STACK_BYTES
 from jouleflow.profile.profile import costs_at_store
-from jouleflow.supply.native import shared_library
-from jouleflow.supply.supply import SupplyStruct, fill_supply
+from jouleflow.supply.supply import fill_supply
 from jouleflow.trace.trace import Scenario
 
-NATIVE = Path(__file__).parent / "native"
-SUPPLY = Path(__file__).parents[1] / "supply"
 MMIO_BASE, SYSTEM_BASE = 0x40000000, 0xE000E000
 # Peripherals of the chips that have a port: (what answers, page). None: registers that only keep what is written.
 PERIPHERALS = (
@@ -55,107 +51,6 @@ FAIL_TEXT = {
     2**32 - 4: "data in non-volatile memory changed by itself again and again",
     2**32 - 5: "the weights in flash are not those that were built in",
 }
-
-EVENT = np.dtype(
-    [
-        ("time_s", "f8"), ("duration_s", "f8"), ("energy_j", "f8"), ("voltage_v", "f8"), ("op", "i4"), ("tile", "i4"),
-        ("kind", "u4"), ("instructions", "u4"), ("cycles", "u4"), ("reserved", "u4"), ("read", "u4"), ("write", "u4"),
-    ]
-)  # fmt: skip
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
-
-
-class MachineStruct(ctypes.Structure):
-    """struct machine of machine.h."""
-
-    _fields_ = (
-        [("supply", SupplyStruct)]
-        + _fields(ctypes.c_double, "capacitance_f")
-        + _fields(ctypes.c_void_p, "uc emu_stop")
-        + _fields(ctypes.c_uint64, "code_base code_size")
-        + _fields(ctypes.c_void_p, "sum_cycles sum_instructions sram nvm flash")
-        + _fields(ctypes.c_uint64, "sram_base sram_size flash_base flash_size nvm_size")
-        + _fields(ctypes.c_double, "cycle_s active_w wait_w read_s_per_byte write_s_per_byte read_j_per_byte")
-        + _fields(ctypes.c_double, "write_j_per_byte setup_s setup_j boot_s boot_w sense_s")
-        + _fields(ctypes.c_uint64, "n_rests")
-        + _fields(ctypes.c_uint32, "sensed_nj_limit")
-        + _fields(ctypes.c_uint32, "branch_cycles write_block")
-        + _fields(ctypes.c_int32, "continuous")
-        + _fields(ctypes.c_void_p, "inputs answers answer_time_s")
-        + _fields(ctypes.c_uint64, "n_inputs input_bytes answer_bytes n_answers")
-        + _fields(ctypes.c_uint32, "offset address length fail_code mark_op")
-        + _fields(ctypes.c_int32, "stop stepping")
-        + _fields(ctypes.c_uint64, "instructions cycles pending_cycles budget_cycles slice_end")
-        + _fields(ctypes.c_uint64, "block_address block_end doomed_instructions")
-        + _fields(ctypes.c_uint64, "n_failures n_commits n_boots nvm_read_bytes nvm_write_bytes")
-        + _fields(ctypes.c_uint32, "phase")
-        + _fields(ctypes.c_int32, "phase_op phase_tile")
-        + _fields(ctypes.c_double, "phase_start_s phase_spent_j")
-        + _fields(ctypes.c_uint64, "phase_instructions phase_cycles phase_read phase_write")
-        + [("time_by_phase_s", ctypes.c_double * 8), ("energy_by_phase_j", ctypes.c_double * 8)]
-        + _fields(ctypes.c_double, "unsafe_compute_s unsafe_compute_j lost_s lost_j charging_s")
-        + _fields(ctypes.c_void_p, "events")
-        + _fields(ctypes.c_uint64, "n_events max_events")
-        + _fields(ctypes.c_void_p, "journal")
-        + _fields(ctypes.c_uint64, "n_journal max_journal")
-        + _fields(ctypes.c_void_p, "touched")
-        + _fields(ctypes.c_uint64, "hazard_from n_hazards first_hazard")
-        + _fields(ctypes.c_void_p, "wear")
-        + _fields(ctypes.c_uint64, "cut_after_bytes random_state")
-        + _fields(ctypes.c_uint32, "spi_tx spi_tx_count spi_rx spi_rx_count spi_end spi_fifo spi_fifo_count")
-        + _fields(ctypes.c_uint32, "fram_opcode fram_address fram_enabled fram_selected fram_command_bytes")
-        + _fields(ctypes.c_double, "spi_last_s")
-        + _fields(ctypes.c_uint32, "flash_wait flash_line_bytes n_code_lines n_data_lines flash_clock flash_last_line")
-        + [(name, ctypes.c_uint32 * 64) for name in ("code_lines", "data_lines", "code_used", "data_used")]
-        + _fields(ctypes.c_uint64, "flash_stalls")
-        + _fields(ctypes.c_void_p, "serial_in")
-        + _fields(ctypes.c_uint64, "serial_in_bytes serial_in_at")
-        + _fields(ctypes.c_void_p, "serial_out")
-        + _fields(ctypes.c_uint64, "serial_out_bytes serial_out_at")
-    )
-
-
-@functools.cache
-def machine_library() -> ctypes.CDLL:
-    """The compiled machine.c, with supply.c in it."""
-    library = ctypes.CDLL(str(shared_library([NATIVE / "machine.c", SUPPLY / "supply.c"], SUPPLY)))
-    pointer = ctypes.POINTER(MachineStruct)
-    library.machine_power_on.argtypes = [pointer, ctypes.c_double]
-    library.machine_power_on.restype = ctypes.c_int
-    for name in ("machine_settle", "machine_power_off"):
-        getattr(library, name).argtypes = [pointer]
-        getattr(library, name).restype = None
-    library.supply_start.argtypes = [ctypes.POINTER(SupplyStruct), ctypes.c_double, ctypes.c_double]
-    library.supply_start.restype = None
-    return library
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What is read once from an ELF: flash contents, code timing, reset address."""
-
-    flash: NDArray[np.uint8]
-    code_base: int
-    sum_cycles: NDArray[np.uint32]
-    sum_instructions: NDArray[np.uint32]
-    stack_bottom: int
-
-
-def load_image(firmware: Firmware) -> Image:
-    """Flash contents and timing tables of a firmware."""
-    base, cycles, instructions = cycle_sums(firmware.elf)
-    flash = np.zeros(-(-firmware.flash_bytes // 4096) * 4096 + 4096, np.uint8)
-    with firmware.elf.open("rb") as file:
-        elf = ELFFile(file)
-        for segment in elf.iter_segments():
-            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]:
-                at = segment["p_paddr"] - FLASH_BASE
-                flash[at : at + segment["p_filesz"]] = np.frombuffer(segment.data(), np.uint8)
-        symbols = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
-    return Image(flash, base, cycles, instructions, symbols["stack_bottom"])
 
 
 def _pages(size: int) -> NDArray[np.uint8]:
