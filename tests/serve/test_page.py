@@ -106,7 +106,7 @@ def test_charts_have_a_scale_with_its_unit(tmp_path: Path) -> None:
         "waiting requests": ["30k", "15k", "0"],
         "rows a batch": ["8", "4", "0"],
         "refused a second": ["", "", "0"],
-        "energy for nothing": ["", "", "0"],
+        "power for nothing": ["", "", "0"],
     }
     assert "latency, p50 and p99, scale from 0 to 50 ms" in told
 
