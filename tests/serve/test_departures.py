@@ -68,6 +68,7 @@ def read_all(s: socket.socket) -> None:
         n_bytes += len(part)
 
 
+@pytest.mark.slow
 def test_who_does_not_read_an_answer_in_time_is_ended(tmp_path: Path) -> None:
     with grpc_server(tmp_path, send_s=0.2) as server, unread(server, 2) as s:
         assert has_ended(s, 20.0)
@@ -76,6 +77,7 @@ def test_who_does_not_read_an_answer_in_time_is_ended(tmp_path: Path) -> None:
         assert assert_adds_up(server, "wide")["completed"] == 3
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_reads_are_bounded_together(tmp_path: Path) -> None:
     with (
         grpc_server(tmp_path, max_unsent_bytes=int(2.5 * ANSWER_BYTES)) as server,

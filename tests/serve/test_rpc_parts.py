@@ -84,7 +84,7 @@ def kinds(raw: bytes) -> set[int]:
     return {byte & 7 for byte in raw}
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(requests, st.data())
 def test_what_is_refused_as_no_message_is_none(all_looked_over: None, fields: dict, data: st.DataObject) -> None:
     raw = bytearray(INFER(**fields).SerializeToString())
