@@ -9,7 +9,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "jouleflow"
 LAYER = {
-    "errors": -1, "units": 0, "graph": 1, "device": 1, "trace": 1, "record": 1, "supply": 2, "profile": 2, "plan": 3, "policy": 3, "sim": 4,
+    "errors": -1, "units": 0, "wire": 0, "graph": 1, "device": 1, "trace": 1, "record": 1, "supply": 2, "profile": 2, "plan": 3, "policy": 3, "sim": 4,
     "firmware": 4, "runtime": 4, "report": 5, "serve": 5, "load": 5, "train": 5, "demo_serve": 6, "__main__": 8, "flow": 5, "explore": 6, "cli": 7,
 }  # fmt: skip
 
