@@ -29,6 +29,7 @@ from setting import ROOT, write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
 from jouleflow.load.client import closed_loop, infer_request
+from jouleflow.runtime.ray_cluster import NICENESS
 
 OUT = ROOT / "jouleflow-out" / "cluster"
 LOADS = {"small, 1 row": ("small", 1), "large, 1 row": ("large", 1), "large, 8 rows": ("large", 8)}
@@ -82,6 +83,7 @@ def cluster(n_nodes: int) -> Iterator[tuple[Any, Front]]:
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = str(ROOT / "src")
+    os.environ[NICENESS] = "0"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(n_nodes - 1):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ pytest.importorskip("ray.serve", reason="the cluster extra is not installed", ex
 
 from jouleflow.load.client import infer_request, open_loop
 from jouleflow.runtime.meter import open_meter
+from jouleflow.runtime.ray_cluster import NICENESS
 from tests.runtime.models import affine
 from tests.serve.test_chaos import SLOW, slow
 
@@ -52,10 +54,11 @@ def model_processes(of: set[int]) -> set[int]:
     return found
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(holds: Callable[[], Any], seconds: float = 30.0, told: Callable[[], Any] = lambda: "") -> Any:
+    """told: what to say when it does not come to hold."""
     until = time.monotonic() + seconds
     while not (value := holds()):
-        assert time.monotonic() < until, f"not within {seconds} s"
+        assert time.monotonic() < until, f"not within {seconds} s: {told()}"
         time.sleep(0.05)
     return value
 
@@ -66,6 +69,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
+        os.environ[NICENESS] = "0"  # or other tests keep the nodes from ever starting
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         self.node = self.cluster.add_node(num_cpus=1)
         command = [
@@ -86,7 +90,7 @@ class Served:
         )
         self.notes: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
-        line = wait_until(lambda: self.said("listening") or (self.front.poll() is not None and "ended"), 60)
+        line = wait_until(lambda: self.said("listening") or (self.front.poll() is not None and "ended"), 120)
         assert line != "ended", self.notes
         self.port = int(line.rsplit(" ", 1)[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -142,6 +146,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_both_nodes_answer(served: Served) -> None:
     assert served.get("/v2/health/live")[0] == 200
     assert "broken" in (served.said("not served on node") or "")
+    assert served.said("niceness") is None
     assert served.infer(3.0) == (200, 7.0)
     assert served.get("/v2/models/none/infer", b"{}")[0] == 404
     assert served.get("/v2/repository/models/double/load", b"{}")[0] == 403
@@ -149,7 +154,10 @@ def test_both_nodes_answer(served: Served) -> None:
     def both() -> bool:
         return served.infer(1.0)[0] == 200 and sum(n > 0 for n in served.completed_by_node().values()) == 2
 
-    wait_until(both, 120)  # the second node may still be starting, beside other tests on two cores
+    def told() -> Any:
+        return [served.infer(1.0) for _ in range(10)], served.get("/v2/models/stats"), served.notes
+
+    wait_until(both, 120, told)  # the second node may still be starting, beside other tests on two cores
 
 
 def test_what_ran_for_nobody_is_charged_at_the_power_that_was_given(served: Served) -> None:

@@ -33,7 +33,8 @@ class OneNode:
         yield [(k, answer_head(200, JSON_HEADERS, len(BODY)) + BODY) for k in range(len(wires))]
 
     async def ask_all(self) -> list[dict[str, Any]]:
-        return [{"node": "here", "models": [], "problems": {"broken": "no model"}}]
+        polite = {"node": "there", "models": [], "problems": {}, "niceness": 15}
+        return [{"node": "here", "models": [], "problems": {"broken": "no model"}, "niceness": 0}, polite]
 
     def n_running(self) -> int:
         return 1
@@ -138,7 +139,8 @@ def test_who_reads_nothing_is_waited_for_no_longer_than_was_set() -> None:
 
 
 def test_what_it_says() -> None:
-    told, listens, stops = fronted(lambda front: front.tell())
+    told, niceness, listens, stops = fronted(lambda front: front.tell())
     assert told == "not served on node here: broken: no model"
+    assert niceness.startswith("node there runs the models at niceness 15, ")
     assert listens.startswith("listening: http on port ")
     assert stops == "stopping: answering what was accepted"

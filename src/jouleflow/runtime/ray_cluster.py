@@ -11,6 +11,7 @@ from typing import Any
 from jouleflow.errors import InputError
 
 CONNECT_S = 5.0
+NICENESS = "RAY_worker_niceness"  # 15 where nothing is set: whatever else runs on the machine goes first
 
 
 def join(address: str, option: str) -> Any:
@@ -46,9 +47,10 @@ def join(address: str, option: str) -> Any:
 
 
 def _lock() -> None:
-    """Settings of a cluster of our own: nothing is reported home, and a token that nobody else knows. Ray reads them when it is imported;
-    what the user has set stands."""
+    """Settings of a cluster of our own: nothing is reported home, a token that nobody else knows, and processes that do not give way to
+    all others, as Ray's do. Ray reads them when it is imported; what the user has set stands."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(NICENESS, "0")
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -18,7 +18,7 @@ from typing import Any
 
 from jouleflow.errors import InputError
 from jouleflow.policy.policies import check_policy
-from jouleflow.runtime.ray_cluster import join
+from jouleflow.runtime.ray_cluster import NICENESS, join
 from jouleflow.serve.access import Gate, make_access, parse_address
 from jouleflow.serve.app import AppSettings, listen
 from jouleflow.serve.http import Connections
@@ -190,6 +190,11 @@ async def front_until_told(
     for node in await relay.statistics():
         for name, reason in node["problems"].items():
             note(f"not served on node {node['node'][:8]}: {name}: {reason}")
+        if node["niceness"] > 0:
+            note(
+                f"node {node['node'][:8]} runs the models at niceness {node['niceness']}, so that whatever else its machine does goes "
+                f"first: start Ray there with {NICENESS}=0"
+            )
     reading = Reading(server.limits.max_waiting_bytes)
     connections = Connections(relay, server.limits, reading)
     listener = await listen(connections, host, port)

@@ -93,6 +93,7 @@ class Replica:
             "deaths": dict(self.server.n_deaths),
             "energy_j": self.history.energy_j(),
             "provenance": self.history.meter.provenance,
+            "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         }
 
     def check(self) -> None:

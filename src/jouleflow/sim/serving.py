@@ -337,8 +337,8 @@ class Simulation:
     def _ended(self, start: Start) -> None:
         """The loop has heard of it: the next batch may start, and then its answers go out."""
         self._now_counts = True
-        self.dispatcher.ended(start)
         start.queue.batch_ended(start.batch, start.n_rows, start.started_s, self.now_s)
+        self.dispatcher.ended(start)
 
         def answered() -> None:
             for job in start.batch:
