@@ -4,7 +4,7 @@ python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--res
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
-of its own that is idle meanwhile; the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
+of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
 comes from one profile, measured before. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profile of the same run, or with --reprofile from one that is measured now.
@@ -280,11 +280,11 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     for box in a.boxes.split(","):
         profiles[box] = profile_box(boxes[box], a.profile_seconds)
         interference = fit_interference(profiles[box].cells)
-        with contextlib.ExitStack() as running:
-            servers = dict[str, LocalServer]()
-            for policy in POLICIES if a.real else ():
-                servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
-            for trace in TRACES:
+        for trace in TRACES:
+            with contextlib.ExitStack() as running:
+                servers = dict[str, LocalServer]()
+                for policy in POLICIES if a.real else ():
+                    servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
                 for rate_hz, seed in cases(box, a.seeds):
                     times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
                     case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
@@ -293,10 +293,10 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                         got = measured(servers[policy], times, a.seconds)
                         rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
                     rows += simulated_rows(case, profiles[box], interference, a)
-                keep(rows, profiles, a.seconds)
-                print(box, trace, {p: summary(rows, box, "measured", p) for p in servers}, flush=True)
-            for policy, server in servers.items():
-                rows.append({"box": box, "how": "counted", "policy": policy, **learned(server)})
+                for policy, server in servers.items():
+                    rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
+            keep(rows, profiles, a.seconds)
+            print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
     rows += contended_rows(profiles[a.boxes.split(",")[0]], TRACES, range(a.seeds), a)
     return rows, profiles
 
@@ -305,7 +305,7 @@ def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
     """Rates and seeds of each trace."""
     if box != "six":
         return [(RATES_HZ[1], seed) for seed in range(min(n_seeds, 2))]
-    return [(hz, seed) for hz in RATES_HZ for seed in range(n_seeds if hz == RATES_HZ[0] else max(n_seeds // 2, 1))]
+    return [(hz, seed) for hz in RATES_HZ for seed in range(n_seeds if hz == RATES_HZ[0] else max(n_seeds - 1, 1))]
 
 
 def learned(server: LocalServer) -> dict[str, int]:

@@ -43,6 +43,20 @@ def seen_by(choice: Choice, **changes: object) -> tuple[BcEdge, object]:
     return policy, policy.decide(view(name="m", box=OneModel(), **changes))
 
 
+def test_a_net_is_not_asked_while_nothing_depends_on_it() -> None:
+    asked: list[object] = []
+    policy, box = BcEdge(lambda seen: asked.append(seen) or TABLE), OneModel()
+    assert policy.decide(view(name="m", box=box, n_waiting=1)).n_rows == 1  # alone on an idle box
+    assert not asked
+    box.n_busy = 1
+    policy.decide(view(name="m", box=box, n_waiting=1))
+    assert len(asked) == 1
+    policy.choice = Choice(8, 64, True)
+    box.n_busy = 0
+    policy.decide(view(name="m", box=box, n_waiting=1, now_s=0.6))
+    assert len(asked) == 2  # it would wait
+
+
 @pytest.mark.parametrize(("n_rows", "wanted"), [(1, 1), (2, 2), (64, 4)])
 def test_a_batch_is_of_the_rows_that_were_chosen(n_rows: int, wanted: int) -> None:
     assert seen_by(Choice(n_rows, 64, False))[1].n_rows == wanted

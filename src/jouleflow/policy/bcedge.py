@@ -173,7 +173,8 @@ class BcEdge:
         self._alone = self._alone or known
         if known is None or view.box is None or not view.slo_s or table.give_up_s:
             return table
-        if view.now_s >= self.slot_end_s:
+        if view.now_s >= self.slot_end_s and (view.box.n_busy or view.n_waiting > 1 or self.choice.hold):
+            # else it goes at once whatever is chosen, and the net would take as long as a small batch
             self._new_slot(view)
         self.n_decisions += 1
         if not self.choice.n_rows:
