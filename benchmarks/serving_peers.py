@@ -1,6 +1,6 @@
 """jouleflow's server beside its peers and beside raw ONNX Runtime, on three models, one after another on one machine.
 
-python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--rounds 3] [--peers mosec,litserve,...]
+python benchmarks/serving_peers.py [--models kws,rn20,mbv2] [--seconds 4] [--rounds 3] [--peers mosec,litserve,...] [--keep]
 
 Peers: MLServer, BentoML, LitServe and Ray Serve, the general servers that people come from; PyTriton, as it is Triton's own core and speaks our
 protocol; and mosec, as it is the fastest. FastAPI and KServe's SDK are not here: neither puts requests into
@@ -327,12 +327,22 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(["p50 / p99 in ms (share answered, where not all were)", *lines])
 
 
+def with_others(results: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """These results, and those of before of models and peers that are not in them; jouleflow's at the rates of those peers too."""
+    merged = {**before, **{name: {**before.get(name, {}), **rows} for name, rows in results.items()}}
+    for name in set(results) & set(before):
+        rates = [rows[name].get("jouleflow", {}).get("at_rates", {}) for rows in (before, results)]
+        merged[name]["jouleflow"] = {**merged[name]["jouleflow"], "at_rates": {**rates[0], **rates[1]}}
+    return merged
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="kws,rn20,mbv2")
     parser.add_argument("--peers", default=",".join(dict.fromkeys((*PACKAGES, *FASTEST))))
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="of jouleflow and the fastest peer, in turn")
+    parser.add_argument("--keep", action="store_true", help="what the JSON has of models and peers not measured now")
     a = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     models = make_all(OUT / "models")
@@ -359,6 +369,9 @@ def main() -> None:
                 if peer in FASTEST:
                     near_hz[peer] = rates_of(found[-1])
         rows |= {peer: median_of(found) for peer, found in rounds.items()}
+    if a.keep:
+        path = ROOT / "benchmarks" / "results" / "serving_peers.json"
+        results = with_others(results, json.loads(path.read_text())["results"])
     print(table(results))
     write_json("serving_peers", results)
 

@@ -34,7 +34,7 @@ def main() -> None:
             32,
             2,
             front=front,
-            cold_spread_s=(2e-4,),
+            idle_spread_s=(2e-4,),
         )
         for name, row_s in zip(names, ROW_S, strict=True)
     }

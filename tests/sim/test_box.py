@@ -1,5 +1,7 @@
 """From a profile to the load that a box holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,22 +67,21 @@ def test_a_row_that_takes_longer_than_its_slo_is_no_load_that_is_held() -> None:
             load_held(made_up(slo_s=0.015), NoInterference(), policy, mix)
 
 
-def test_a_cold_core_counts_too() -> None:
+def test_that_it_was_idle_counts_too() -> None:
     profile = made_up(slo_s=0.025)
     cold = {n: m.model_copy(update={"cold_spread_s": (0.005, 0.010, 0.090)}) for n, m in profile.models.items()}
     with pytest.raises(
-        Infeasible, match="a row of it takes 20 ms and 10 ms more on a core that was idle, and its SLO is 25 ms"
+        Infeasible, match="a row of it takes 20 ms and 1[0-9.]+ ms more on a box that was idle, and its SLO is 25 ms"
     ):
         load_held(profile.model_copy(update={"models": cold}), NoInterference(), "table")
 
 
 def test_a_row_takes_as_much_longer_as_on_a_server_with_little_to_do() -> None:
-    """About so much in the mean, at the load at which that was measured (the core that was idle last is taken first, so that it is somewhat less), and more where
-    cores are idle for longer."""
+    """About so much in the mean, at the load at which that was measured, more on a box that is idle, and less on one that is busy."""
     told, longer_s = made_up(), 0.007
     quick = told.models["quick"].model_copy(update={"cold_spread_s": (0.001, 0.003), "longer_s": longer_s})
     told = told.model_copy(update={"models": {"quick": quick}, "cells": told.cells})
-    models = sim_models(told, with_clients=False)
+    models = {n: replace(m, max_batch=1, slo_s=0.0) for n, m in sim_models(told, with_clients=False).items()}
     row_s = told.latencies("quick").of(1)
     random = np.random.default_rng(0)
 
@@ -90,7 +91,8 @@ def test_a_row_takes_as_much_longer_as_on_a_server_with_little_to_do() -> None:
         return outcome.busy_s / len(outcome.models["quick"].batch_rows) - row_s
 
     assert mean_longer_s(light_rate_hz({"quick": row_s}, told.n_cores)) == pytest.approx(longer_s, rel=0.25)
-    assert mean_longer_s(2.0) > 1.3 * longer_s
+    assert mean_longer_s(2.0) > 1.1 * longer_s
+    assert mean_longer_s(0.9 * told.n_cores / row_s) < 0.4 * longer_s
 
 
 def test_models_are_simulated_as_they_are_served() -> None:

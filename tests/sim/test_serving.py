@@ -61,14 +61,14 @@ def test_the_loop_takes_its_share_of_the_cores() -> None:
     assert two.front_s == pytest.approx(1.5)
 
 
-def test_a_core_that_ran_something_else_is_cold() -> None:
-    models = {n: SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_spread_s=(0.5,)) for n in "ab"}
-    turns = simulate_serving(models, {"a": np.array([0.0, 2.0]), "b": np.array([1.0])}, 1, "delay")
-    np.testing.assert_allclose(turns.models["a"].latency_s, [1.5, 2.5])  # until 1.5; b until 3; a again until 4.5
-    again = simulate_serving(models, {"a": np.array([0.0, 1.0, 5.0])}, 1, "delay")
+def test_a_box_that_was_idle_takes_longer() -> None:
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, idle_spread_s=(0.5,))
+    found = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0, 5.0])}, 1, "delay").models["m"]
     np.testing.assert_allclose(
-        again.models["a"].latency_s, [1.5, 1.5, 1.5]
-    )  # right after itself: warm; after idling: cold
+        found.latency_s, [1.5, 0.5 + 1.0, 1.5], rtol=1e-4
+    )  # idle; right after another; idle again
+    half = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0, 5.0])}, 2, "delay").models["m"]
+    np.testing.assert_allclose(half.latency_s, [1.5, 0.5 + 1.25, 1.5], rtol=1e-4)  # half of the cores were busy
 
 
 def test_a_request_waits_until_everybody_has_woken_up() -> None:
@@ -106,7 +106,7 @@ def test_totals_add_up_between_the_end_of_a_batch_and_its_answers() -> None:
 
 
 def test_what_varies_is_drawn_and_the_same_again() -> None:
-    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, cold_spread_s=(0.0, 0.5, 1.0))
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, idle_spread_s=(0.0, 0.5, 1.0))
     times = {"m": np.arange(300) * 10.0}
     runs = [simulate_serving({"m": model}, times, 1, "delay") for _ in range(2)]
     latency_s = runs[0].models["m"].latency_s

@@ -90,10 +90,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A batch that ended: its rows, and how long it took."""
+    """A batch that ended: its rows, how long it took, and whether no other batch of its model ran meanwhile."""
 
     n_rows: int
     seconds: float
+    alone: bool = True
 
 
 class BatchPolicy(Protocol):

@@ -148,8 +148,9 @@ def reward_between(
 class BcEdge:
     """choose: the number of a choice for what is seen. record: hears of every slot, for fine-tuning.
 
-    disturbed: by INSTANCES, how many times longer than at first its batches have taken lately while that was chosen; 1 for what was
-    never tried.
+    disturbed: by INSTANCES, how many times longer than alone its batches have taken lately while that was chosen; 1 for what was
+    never tried. Alone on this server, as it is: on one with little to do a batch takes up to four times what it took in the warm-up, and
+    a net that was told so took every box for one whose batches disturb each other.
     """
 
     choose: Callable[[Observation], int]
@@ -161,7 +162,9 @@ class BcEdge:
     n_fallbacks: int = 0
     disturbed: list[float] = field(default_factory=lambda: [1.0 for _ in INSTANCES])
     second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
-    _alone: Latencies | None = None
+    _first: Latencies | None = None
+    _alone_frac: float = 0.0  # of what was known at first, that batches take which run alone; 0: there was none
+    _frac: list[float] = field(default_factory=lambda: [0.0 for _ in INSTANCES])  # the same of all, by INSTANCES
     _watch: Watch = field(default_factory=Watch)
     slot_end_s: float = float("-inf")
     _slot_start_s: float = 0.0
@@ -170,7 +173,7 @@ class BcEdge:
 
     def decide(self, view: View) -> Decision:
         known, table = view.latencies, self.table.decide(view)
-        self._alone = self._alone or known
+        self._first = self._first or known
         if known is None or view.box is None or not view.slo_s or table.give_up_s:
             return table
         if view.now_s >= self.slot_end_s and (view.box.n_busy or view.n_waiting > 1 or self.choice.hold):
@@ -227,9 +230,18 @@ class BcEdge:
 
     def finished(self, batch: Finished) -> None:
         """Remembers how much longer than at first a batch took; the rest is in the box's totals."""
-        if self._alone is not None:
-            k = INSTANCES.index(self.choice.n_instances)
-            self.disturbed[k] += DISTURBED_WEIGHT * (batch.seconds / self._alone.of(batch.n_rows) - self.disturbed[k])
+        if self._first is None:
+            return
+        frac, k = batch.seconds / self._first.of(batch.n_rows), INSTANCES.index(self.choice.n_instances)
+        if batch.alone:
+            self._alone_frac = _mean_with(self._alone_frac, frac)
+        self._frac[k] = _mean_with(self._frac[k] or self._alone_frac, frac)  # until it is known, not disturbed
+        self.disturbed[k] = self._frac[k] / (self._alone_frac or 1.0)
+
+
+def _mean_with(mean: float, value: float) -> float:
+    """A running mean with one more value; 0 is none yet."""
+    return mean + DISTURBED_WEIGHT * (value - mean) if mean else value
 
 
 def _too_late(decision: Decision, view: View) -> bool:

@@ -101,6 +101,8 @@ class Dispatcher:
         if any(one.ends_s - one.started_s > SHORT_S for one in self.running):
             start.core = self._take_core(name)
         queue.n_running += 1
+        if queue.n_running > 1:
+            queue.shared_s = now_s
         return start
 
     def _take_core(self, name: str) -> int | None:

@@ -94,6 +94,7 @@ class ModelQueue:
         self.latency_s = self.busy_s = 0.0  # sums over what was answered, and over batches
         self.ready = True  # whether batches may be started
         self.n_running = 0  # batches
+        self.shared_s = -inf  # when more than one ran last
         self.n_jobs = self.n_rows = self.n_bytes = 0
         self._kinds: dict[Kind, _Kind] = {}
         self._order = 0
@@ -327,7 +328,9 @@ class ModelQueue:
         self.n_in_time += len(batch) - n_late
         self.latency_s += sum([now_s - j.arrived_s for j in batch])
         self.busy_s += now_s - started_s
-        self.policy.finished(Finished(n_rows, now_s - started_s))
+        if self.n_running > 1:
+            self.shared_s = now_s
+        self.policy.finished(Finished(n_rows, now_s - started_s, self.shared_s < started_s))
 
     def totals(self) -> Totals:
         """What became of everything since it was made."""

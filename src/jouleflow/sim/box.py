@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp
 from pathlib import Path
 from statistics import fmean
 
@@ -15,15 +14,16 @@ from jouleflow.policy.batch import AT_ONCE, Delay
 from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
-from jouleflow.profile.serving import LIGHT_FRAC, ServingProfile, Wakes, light_rate_hz
+from jouleflow.profile.serving import ServingProfile, Wakes, light_rate_hz
 from jouleflow.sim.pace import Pace
-from jouleflow.sim.serving import COLDEST_S, Front, ServingOutcome, SimModel, simulate_with
+from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 from jouleflow.units import format_quantity
 
 STEPS = 7  # of the search: the rate is found within 1 %
 HEADROOM = 1.3  # over what the cores or the server's loop could do if nothing else took time: nothing above can be held
 MAX_REQUESTS = 40_000  # of a run, which is then shorter
+MOST_BUSY_FRAC = 0.5  # of the cores of a server with little to do
 LEAST_SLOS = 20  # but lasts as many of the longest SLO: time for a queue to grow
 
 
@@ -49,22 +49,24 @@ def sim_models(
                 m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
                 profile.wakes if with_clients else Wakes(),
             ),
-            cold_spread_s=m.cold_spread_s, longer_a_second=_longer_a_second(profile, name), delay=how[name].delay,
+            idle_spread_s=_idle_spread_s(profile, name), delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
 
 
-def _longer_a_second(profile: ServingProfile, name: str) -> float:
-    """What a cold batch takes longer, beyond what was measured of cold batches, for each second that its core was idle: as much as makes the
-    mean what it is on a server with little to do, whose cores are idle for exponential times, at the machine's mean pace."""
+def _idle_spread_s(profile: ServingProfile, name: str) -> tuple[float, ...]:
+    """What to draw from of what a batch takes more on a box that has not been busy lately: as much as makes the mean what it is on a server
+    with little to do, at the machine's mean pace, and as scattered as what was measured of cold cores."""
     model, pace = profile.models[name], fmean(profile.pace_spread() or (1.0,))
-    cold_s = fmean(model.cold_spread_s or (0.0,))
-    row_s = profile.latencies(name).of(1)
-    more_s = max((row_s + model.longer_s) / pace - row_s - cold_s, 0.0) if model.cold_spread_s else 0.0
-    rate_hz = light_rate_hz({n: profile.latencies(n).of(1) for n in profile.models}, profile.n_cores)
-    idle_s = (1 - LIGHT_FRAC) * profile.n_cores / (rate_hz * len(profile.models))
-    return more_s / (idle_s * (1 - exp(-COLDEST_S / idle_s)))
+    if not model.cold_spread_s or not any(model.cold_spread_s):
+        return ()
+    row_s = {n: profile.latencies(n).of(1) for n in profile.models}
+    cold_s = fmean(model.cold_spread_s)
+    longer_s = max((row_s[name] + model.longer_s) / pace - row_s[name], 0.0) if model.longer_s else cold_s
+    served_s = sum(row_s[n] + m.longer_s for n, m in profile.models.items())
+    busy_frac = min(light_rate_hz(row_s, profile.n_cores) * served_s / profile.n_cores, MOST_BUSY_FRAC)
+    return tuple(s / cold_s * longer_s / (1 - busy_frac) for s in model.cold_spread_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,9 @@ def _why_nothing_is_held(models: Mapping[str, SimModel], outcome: ServingOutcome
     """Of a run in which hardly anything was asked and yet too much was late."""
     name = min(outcome.models, key=lambda n: outcome.models[n].in_time_frac)
     model = models[name]
-    row, cold, slo = (format_quantity(s, "s") for s in (model.latencies.of(1), model.cold_s, model.slo_s))
+    row, idle, slo = (format_quantity(s, "s") for s in (model.latencies.of(1), model.idle_s, model.slo_s))
     return (
         f"no load is held under {policy}: of {rate_hz:.3g} requests/s only {outcome.models[name].in_time_frac:.0%} of those of {name} are "
-        f"in time; a row of it takes {row}{f' and {cold} more on a core that was idle' if model.cold_s else ''}, and its SLO is {slo}: "
+        f"in time; a row of it takes {row}{f' and {idle} more on a box that was idle' if model.idle_s else ''}, and its SLO is {slo}: "
         f"raise slo_ms in its jouleflow.toml, or serve a smaller model"
     )

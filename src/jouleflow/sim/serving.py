@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from math import inf
+from math import exp, inf
 from statistics import median
 from typing import Any
 
@@ -32,8 +32,8 @@ from jouleflow.sim.pace import Pace
 
 Float = NDArray[np.float64]
 KIND = ((),)
-WARM_S = 0.001  # idle for longer, a core's caches and its thread are taken to be cold
-COLDEST_S = 0.03  # idle for longer, it gets no colder
+COMPLETED = Result(End.COMPLETED)
+LATELY_S = 0.1  # time constant of how busy a box has been
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
-    """A model as its profile knows it. latencies: alone, by rows. cold_spread_s: what to draw from of what it takes more when its core was
-    idle or ran another model before, and longer_a_second: what it takes longer still for each second that its core was idle, up to COLDEST_S. delay: what the policy `delay` does for it."""
+    """A model as its profile knows it. latencies: alone, by rows, again and again. idle_spread_s: what to draw from of what a batch takes more on
+    a box that has not been busy lately; nothing of it is left on one that is busy all the time. delay: what the policy `delay` does for it."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -67,14 +67,13 @@ class SimModel:
     priority: int = 5
     max_queue: int = MAX_JOBS
     front: Front = field(default_factory=Front)
-    cold_spread_s: tuple[float, ...] = ()
-    longer_a_second: float = 0.0
+    idle_spread_s: tuple[float, ...] = ()
     delay: Delay = AT_ONCE
 
     @property
-    def cold_s(self) -> float:
+    def idle_s(self) -> float:
         """What it takes more then: the median."""
-        return median(self.cold_spread_s) if self.cold_spread_s else 0.0
+        return median(self.idle_spread_s) if self.idle_spread_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +155,16 @@ class Simulation:
         self.batch_rows: dict[str, list[int]] = {name: [] for name in models}
         self.n_requests = dict.fromkeys(models, 0)
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
+        self._first_end: tuple[float, _Running | None] | None = (
+            inf,
+            None,
+        )  # of the running batches; None while unknown
         self._order = count()
         self._again_s = inf
-        self._last = dict[int | None, tuple[str, float]]()  # the model that each core ran last, and until when
         self._front_free_s = 0.0  # when the loop has done what waits for it now
         self._front_cores = 0.0  # that are busy until then
         self._now_counts = False  # whether something happened that may start a batch
+        self._busy_frac = self._busy_until_s = 0.0  # of the cores, lately, as of when
         for name, model in models.items():
             queue = ModelQueue(
                 policies[name], model.max_batch, model.n_instances, model.slo_s, model.max_queue, 1 << 62
@@ -189,7 +192,7 @@ class Simulation:
     def advance(self, until_s: float = inf) -> bool:
         """Moves to a moment, or until nothing more happens; whether something still can."""
         while True:
-            end_s, ending = self._next_end()
+            end_s, ending = self._first_end or self._next_end()
             event_s = self._events[0][0] if self._events else inf
             now_s = min(end_s, event_s, self._again_s)
             if now_s > until_s or now_s == inf:
@@ -275,7 +278,8 @@ class Simulation:
         started = self._now_counts = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
             model = self.models[start.name]
-            work_s = (model.latencies.of(start.n_rows) + self._longer_s(start)) * self._pace_at(self.now_s)
+            longer_s = self._draws.of(model.idle_spread_s) * (1 - self._busy_lately())
+            work_s = (model.latencies.of(start.n_rows) + longer_s) * self._pace_at(self.now_s)
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
             started = True
@@ -284,16 +288,16 @@ class Simulation:
         again_s = self.dispatcher.again_s
         self._again_s = inf if again_s is None else max(again_s, self.now_s + 1e-9)
 
-    def _longer_s(self, start: Start) -> float:
-        """What a batch takes longer as its core was idle or ran another model before."""
-        last, ended_s = self._last.get(start.core, ("", -inf))
-        model, idle_s = self.models[start.name], self.now_s - ended_s
-        if last == start.name and idle_s <= WARM_S:
-            return 0.0
-        return self._draws.of(model.cold_spread_s) + model.longer_a_second * min(idle_s, COLDEST_S)
+    def _busy_lately(self) -> float:
+        """The share of the cores that have run batches lately. To be asked before that changes."""
+        weight = 1.0 - exp((self._busy_until_s - self.now_s) / LATELY_S)
+        self._busy_frac += weight * (len(self.running) / self.dispatcher.n_cores - self._busy_frac)
+        self._busy_until_s = self.now_s
+        return self._busy_frac
 
     def _regroup(self) -> None:
         """Other batches run now than before."""
+        self._first_end = None
         for one in self.running:
             beside = tuple(sorted([other.batch for other in self.running if other is not one]))
             one.slowdown = self.interference.slowdown(one.batch, beside) if beside else 1.0
@@ -307,9 +311,11 @@ class Simulation:
         ):  # a loop that wakes up goes first: it is the batches that wait
             share = max((n_cores - front) / len(running), 0.5 * n_cores / (len(running) + front))
         for one in running:
-            one.left_s -= (now_s - one.since_s) * one.speed
-            one.since_s = now_s
-            one.speed = share / one.slowdown
+            speed = share / one.slowdown
+            if speed != one.speed:
+                one.left_s -= (now_s - one.since_s) * one.speed
+                one.since_s, one.speed = now_s, speed
+                self._first_end = None
 
     def _next_end(self) -> tuple[float, _Running | None]:
         """When the first of the running batches ends, and which."""
@@ -318,16 +324,17 @@ class Simulation:
             end_s = one.since_s + one.left_s / one.speed
             if end_s < best_s:
                 best_s, best = end_s, one
-        return best_s, best
+        self._first_end = best_s, best
+        return self._first_end
 
     def _computed(self, one: _Running) -> None:
+        self._busy_lately()
         self.running.remove(one)
         self._regroup()
         sleepers, self._sleepers = self._sleepers, []
         for sleeper in sleepers:
             sleeper.wake()
         start = one.start
-        self._last[start.core] = start.name, self.now_s
         self.busy_s += self.now_s - start.started_s
         if self._front_free_s > self.now_s:
             self._at(self._front_free_s, lambda: self._ended(start))
@@ -342,7 +349,7 @@ class Simulation:
 
         def answered() -> None:
             for job in start.batch:
-                start.queue.end(job, Result(End.COMPLETED))
+                start.queue.end(job, COMPLETED)
 
         self._chore(self.models[start.name].front.answer_s * len(start.batch), start.name, answered)
 
