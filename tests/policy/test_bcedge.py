@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jouleflow.errors import InputError
-from jouleflow.policy.batch import Totals
-from jouleflow.policy.bcedge import CHOICES, N_SEEN, TABLE, BcEdge, Choice, Slot, Watch
+from jouleflow.policy.batch import Finished, Totals
+from jouleflow.policy.bcedge import CHOICES, INSTANCES, N_SEEN, TABLE, BcEdge, Choice, Slot, Watch
 from jouleflow.policy.policies import make_policy, policy_maker
 from jouleflow.policy.utility import shortfall_between, utility
 from jouleflow.profile.latencies import Latencies
@@ -120,6 +120,26 @@ def test_a_slot_that_the_table_decided_is_told_as_the_tables() -> None:
         decided.append(TABLE if policy.second_opinion.table_decides else own)
     assert [slot.choice for slot in told] == decided[:-1]
     assert set(decided) == {TABLE, own}
+
+
+def test_batches_are_disturbed_that_take_longer_than_alone_on_this_server() -> None:
+    def heard(alone_s: float, beside_s: float) -> float:
+        policy, k = BcEdge(lambda _: TABLE), INSTANCES.index(CHOICES[TABLE].n_instances)
+        policy.decide(view(name="m", box=OneModel()))  # a row took 10 ms in the warm-up
+        for _ in range(200):
+            policy.finished(Finished(1, alone_s, alone=True))
+        for _ in range(200):
+            policy.finished(Finished(1, beside_s, alone=False))
+        return policy.disturbed[k]
+
+    assert heard(0.010, 0.010) == pytest.approx(1.0)
+    assert heard(0.040, 0.040) == pytest.approx(1.0)  # a server with little to do
+    assert heard(0.040, 0.100) == pytest.approx(2.5, rel=0.01)
+    policy = BcEdge(lambda _: TABLE)
+    policy.decide(view(name="m", box=OneModel()))
+    policy.finished(Finished(1, 0.025, alone=False))
+    assert policy.disturbed[INSTANCES.index(64)] == pytest.approx(2.5)  # nothing ran alone: than in the warm-up
+    assert policy.disturbed[INSTANCES.index(1)] == 1.0
 
 
 def test_utility_as_published() -> None:

@@ -1,6 +1,8 @@
 """Cores are given out: a batch has one of its own, the one that knows its model if it is free."""
 
-from jouleflow.policy.batch import Decision, Finished, View
+from typing import ClassVar
+
+from jouleflow.policy.batch import Decision, Finished, Table, View
 from jouleflow.policy.dispatch import SHORT_S, Dispatcher, Start
 from jouleflow.policy.queue import ModelQueue
 from tests.policy.test_batch import job, queue
@@ -54,6 +56,37 @@ def test_short_batches_are_left_to_the_system_unless_a_long_one_runs() -> None:
     assert long.core is not None
     dispatcher.ended(dispatcher.running[0])
     assert start(dispatcher, "short").core == 1 - long.core
+
+
+def test_a_policy_hears_which_batches_ran_alone() -> None:
+    class Hears(Table):
+        heard: ClassVar[list[bool]] = []
+
+        def finished(self, batch: Finished) -> None:
+            self.heard.append(batch.alone)
+
+    q = queue("table")
+    q.policy, dispatcher = Hears(), Dispatcher(2)
+    dispatcher.queues.update(m=q, other=queue("table"))
+
+    def began(name: str, now_s: float) -> Start:
+        made, _ = job(now_s)
+        dispatcher.offer(dispatcher.queues[name], made, now_s)
+        found = dispatcher.start(name, dispatcher.queues[name], made, 1, now_s)
+        assert found is not None
+        return found
+
+    def ended(start: Start, now_s: float) -> None:
+        start.queue.batch_ended(start.batch, 1, start.started_s, now_s)
+        dispatcher.ended(start)
+
+    first, second = began("m", 0.0), began("m", 1.0)
+    ended(first, 2.0)
+    ended(second, 3.0)  # the last second of it alone
+    third, other = began("m", 3.0), began("other", 3.0)
+    ended(third, 4.0)
+    ended(other, 4.0)
+    assert Hears.heard == [False, False, True]
 
 
 class GivesUpNobody:
