@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-serve test test-slow lint setup clean lock
+.PHONY: demo demo-serve test test-slow compiled lint setup clean lock
 
 setup: $(VENV)/ready
 
@@ -26,6 +26,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n auto -m slow
+
+compiled: setup  # a copy in build/compiled whose server is compiled: PYTHONPATH=build/compiled
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/compiled .
 
 lint: setup
 	$(BIN)/ruff check .

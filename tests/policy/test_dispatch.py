@@ -1,7 +1,5 @@
 """Cores are given out: a batch has one of its own, the one that knows its model if it is free."""
 
-from typing import ClassVar
-
 from jouleflow.policy.batch import Decision, Finished, Table, View
 from jouleflow.policy.dispatch import SHORT_S, Dispatcher, Start
 from jouleflow.policy.queue import ModelQueue
@@ -59,14 +57,19 @@ def test_short_batches_are_left_to_the_system_unless_a_long_one_runs() -> None:
 
 
 def test_a_policy_hears_which_batches_ran_alone() -> None:
-    class Hears(Table):
-        heard: ClassVar[list[bool]] = []
+    class Hears:
+        def __init__(self) -> None:
+            self.table, self.heard = Table(), list[bool]()
+
+        def decide(self, view: View) -> Decision:
+            return self.table.decide(view)
 
         def finished(self, batch: Finished) -> None:
             self.heard.append(batch.alone)
 
     q = queue("table")
-    q.policy, dispatcher = Hears(), Dispatcher(2)
+    hears, dispatcher = Hears(), Dispatcher(2)
+    q.policy = hears
     dispatcher.queues.update(m=q, other=queue("table"))
 
     def began(name: str, now_s: float) -> Start:
@@ -86,7 +89,7 @@ def test_a_policy_hears_which_batches_ran_alone() -> None:
     third, other = began("m", 3.0), began("other", 3.0)
     ended(third, 4.0)
     ended(other, 4.0)
-    assert Hears.heard == [False, False, True]
+    assert hears.heard == [False, False, True]
 
 
 class GivesUpNobody:

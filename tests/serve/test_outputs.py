@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from jouleflow.runtime.tensors import Piece, decode_strings, encode_strings
-from jouleflow.serve.served import ServedModel, _Output
+from jouleflow.serve.served import _Output, rows_of
 
 
 def rows(piece: Piece, raw: bytes, first: int, n: int, of: int) -> tuple[str, tuple[int, ...], Any]:
-    model: Any = SimpleNamespace(batchable=True)
-    return ServedModel._rows(model, _Output.of(memoryview(raw), piece, of), first, n)
+    return rows_of(_Output.of(memoryview(raw), piece, of), True, first, n)
 
 
 def test_rows_are_cut_where_they_begin() -> None:

@@ -147,10 +147,11 @@ def test_outputs_that_cannot_be_read_are_not_in_time(tmp_path: Path) -> None:
         served = server.app.server.models["double"]
         before = served.queue.n_in_time
 
-        def unreadable(slot: int, size_bytes: int) -> memoryview:
+        def unreadable(size_bytes: int) -> memoryview:
             raise OSError("gone")
 
-        server.inside(lambda: setattr(served.process, "result", unreadable))
+        for _, outputs, _ in served.process.slots:
+            outputs.view = unreadable  # type: ignore[method-assign]
         answers = asyncio.run(open_loop("127.0.0.1", server.port, [infer_request("double", X)], np.array([0.01])))
         assert answers.status == [500]
         assert served.queue.n_in_time == before

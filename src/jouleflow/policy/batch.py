@@ -6,7 +6,7 @@ a core is free for it, and which model goes first, is not its business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
@@ -157,8 +157,8 @@ class Aimd:
     Source: Crankshaw et al., Clipper, NSDI 2017, section 4.3.1.
     """
 
-    limit: float = field(default=1.0, init=False)
-    _slo_s: float = field(default=0.0, init=False)
+    limit: float = 1.0
+    _slo_s: float = 0.0
 
     def decide(self, view: View) -> Decision:
         self._slo_s = view.slo_s

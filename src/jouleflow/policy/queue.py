@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast
 
 from jouleflow.policy.admission import BACK_FRAC, Admission
 from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
@@ -70,7 +70,6 @@ class Outlook:
     same_until_s: float = -inf
 
 
-@runtime_checkable
 class Door(Protocol):
     """A policy that says itself who may come in, in place of `Admission`."""
 
@@ -87,7 +86,7 @@ class ModelQueue:
         self.max_jobs, self.max_bytes = max_jobs, max_bytes
         self.latencies = LearnedLatencies()
         self.admission = Admission()
-        self.door = policy if isinstance(policy, Door) else None
+        self.door = cast(Door, policy) if hasattr(policy, "outlook") else None
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
         self.n_answered = self.n_in_time = 0

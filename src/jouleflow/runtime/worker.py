@@ -91,7 +91,7 @@ class Slot:
     def _understood(self, raw: bytes) -> tuple[list[dict[str, Any]], list[str]]:
         """The inputs of each run of a batch, and the outputs that are asked for."""
         order = orjson.loads(raw)
-        pieces, step = [Piece(*p) for p in order["inputs"]], order["micro_batch"]
+        pieces, step = [Piece(p[0], p[1], tuple(p[2]), p[3], p[4]) for p in order["inputs"]], order["micro_batch"]
         memory = self.inputs.view(max((p.offset + p.size_bytes for p in pieces), default=0))
         feeds = {p.name: array_of(p, memory) for p in pieces}
         n_rows = pieces[0].shape[0] if step else 0

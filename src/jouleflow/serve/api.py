@@ -190,8 +190,8 @@ class Api:
                 request.forget_body()
             except (RequestError, InputError, KeyError) as error:
                 answer_problem(request, error)
-            except Exception as error:
-                answer_error(request, 500, f"{type(error).__name__} while it was read")
+            except Exception as unexpected:
+                answer_error(request, 500, f"{type(unexpected).__name__} while it was read")
                 raise
 
         self.server.reading.start(request, read)

@@ -130,8 +130,8 @@ class RequestReader(AnswerWriter, asyncio.BufferedProtocol):
             work(*arguments)
         except HttpError as error:
             self._fail(error)
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
+        except httptools.HttpParserCallbackError as raised:
+            cause = raised.__context__
             self._fail(cause if isinstance(cause, HttpError) else HttpError(400, "bad request"))
         except httptools.HttpParserError:
             self._fail(HttpError(400, "this is not HTTP/1.1"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 REASONS = {s.value: s.phrase.encode() for s in HTTPStatus} | {499: b"Client Closed Request"}
@@ -92,7 +92,7 @@ def relayed_request(
     """A request that was read elsewhere, waited_s ago."""
     request = Request(sender)
     request.method, request.target, request.headers, request.waited_s = method, target, headers, waited_s
-    request._body, request.n_body = cast(bytearray, body), len(body)  # it is only read from here on
+    request._body, request.n_body = bytearray(body), len(body)
     return request
 
 

@@ -165,15 +165,17 @@ class ServedModel:
                 if job.payload.shared is not None:
                     values = self._shared_values(outputs, row, job)
                 else:
-                    values = [self._rows(outputs[w.name], row, job.n_rows) for w in job.payload.header.wanted]
+                    values = [
+                        rows_of(outputs[w.name], self.batchable, row, job.n_rows) for w in job.payload.header.wanted
+                    ]
                 result = Result(End.COMPLETED, values, "", 200, waited_s, seconds)
                 tally.queue_s += waited_s
                 tally.compute_s += seconds
                 tally.latencies.recent_s.append(waited_s + seconds)
             except (ValueError, LookupError) as problem:
                 result = Result(End.FAILED, message=str(problem), status=500, queue_s=waited_s)
-            except RequestError as problem:
-                result = Result(End.FAILED, message=str(problem), status=problem.status, queue_s=waited_s)
+            except RequestError as error:
+                result = Result(End.FAILED, message=str(error), status=error.status, queue_s=waited_s)
             row += job.n_rows
             results.append(result)
         return results
@@ -190,29 +192,13 @@ class ServedModel:
         for want in job.payload.header.wanted:
             output = outputs[want.name]
             if want.name not in shared.sinks:
-                values.append(self._rows(output, first, job.n_rows))
+                values.append(rows_of(output, self.batchable, first, job.n_rows))
                 continue
-            datatype, shape, raw = self._rows(output, first, job.n_rows, memoryview)
+            datatype, shape, raw = rows_of(output, self.batchable, first, job.n_rows, memoryview)
             if not job.cancelled:
                 shared.sinks[want.name].write(raw)
             values.append((datatype, shape, b""))
         return values
-
-    def _rows(
-        self, output: _Output, first: int, n: int, take: Callable[[memoryview], Any] = bytes
-    ) -> tuple[str, tuple[int, ...], Any]:
-        """The rows of one job in an output of the batch. take: `bytes` copies them, `memoryview` does not."""
-        piece, raw, size = output.piece, output.raw, output.row_bytes
-        shape = piece.shape
-        if not self.batchable or n == output.n_rows:
-            return piece.datatype, shape, take(raw)
-        if size is not None:
-            return piece.datatype, (n, *shape[1:]), take(raw[first * size : (first + n) * size])
-        if not shape or shape[0] != output.n_rows:
-            raise ValueError(
-                f"output {piece.name!r} has shape {list(shape)} for a batch of {output.n_rows}: set max_batch = 1"
-            )
-        return "BYTES", (n, *shape[1:]), encode_strings(decode_strings(raw, shape)[first : first + n])
 
 
 @dataclass(slots=True)
@@ -220,7 +206,7 @@ class _Output:
     """An output of a batch, and its bytes. row_bytes: None when its bytes cannot be cut into rows."""
 
     piece: Piece
-    raw: memoryview
+    raw: Any  # memoryview, whose name mypyc does not find
     n_rows: int
     row_bytes: int | None
 
@@ -230,6 +216,23 @@ class _Output:
         if piece.datatype in NUMPY and shape[:1] == (n_rows,):
             row_bytes = prod(shape[1:]) * NUMPY[piece.datatype].itemsize
         return cls(piece, memory[piece.offset : piece.offset + piece.size_bytes], n_rows, row_bytes)
+
+
+def rows_of(
+    output: _Output, batchable: bool, first: int, n: int, take: Callable[[memoryview], Any] = bytes
+) -> tuple[str, tuple[int, ...], Any]:
+    """The rows of one job in an output of the batch. take: `bytes` copies them, `memoryview` does not."""
+    piece, raw, size = output.piece, output.raw, output.row_bytes
+    shape = piece.shape
+    if not batchable or n == output.n_rows:
+        return piece.datatype, shape, take(raw)
+    if size is not None:
+        return piece.datatype, (n, *shape[1:]), take(raw[first * size : (first + n) * size])
+    if not shape or shape[0] != output.n_rows:
+        raise ValueError(
+            f"output {piece.name!r} has shape {list(shape)} for a batch of {output.n_rows}: set max_batch = 1"
+        )
+    return "BYTES", (n, *shape[1:]), encode_strings(decode_strings(raw, shape)[first : first + n])
 
 
 def _read(span: Span, memory: memoryview, shared: Shared) -> None:
