@@ -13,11 +13,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = (
-    "policy/admission", "policy/batch", "policy/dispatch", "policy/job", "policy/learned", "policy/queue",
-    "runtime/messages", "runtime/process", "runtime/tensors",
-    "serve/api", "serve/http", "serve/http_answers", "serve/http_requests", "serve/latency", "serve/oip", "serve/request",
-    "serve/served", "serve/tally", "serve/tensor_data",
-    "load/answers", "load/client", "load/connection", "load/pacer", "sim/serving",
+    "policy/admission", "policy/batch", "policy/bcedge", "policy/deeprt", "policy/dispatch", "policy/job", "policy/learned",
+    "policy/queue", "policy/second_opinion", "policy/utility",
+    "profile/interference", "profile/latencies", "profile/spread",
+    "runtime/cores", "runtime/messages", "runtime/process", "runtime/tensors",
+    "serve/access", "serve/api", "serve/http", "serve/http_answers", "serve/http_requests", "serve/latency", "serve/oip",
+    "serve/request", "serve/served", "serve/tally", "serve/tensor_data",
+    "load/answers", "load/client", "load/connection", "load/pacer",
+    "sim/pace", "sim/serving",
 )  # fmt: skip
 
 
@@ -28,13 +31,17 @@ class BuildCompiled(build_ext):
         if self.editable_mode or not find_compiler():
             return
         from mypyc.build import mypycify
+        from setuptools.errors import CompileError
 
         paths = [str(Path("src/jouleflow", f"{name}.py")) for name in COMPILED]
         options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
         self.distribution.ext_modules = mypycify([*options, *paths], opt_level="3", group_name="jouleflow")
         self.initialize_options()
         self.finalize_options()
-        super().run()
+        try:
+            super().run()
+        except CompileError as error:
+            print(f"jouleflow: the server will be plain Python, as it could not be compiled: {error}", file=sys.stderr)
 
 
 def find_compiler() -> bool:

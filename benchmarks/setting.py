@@ -19,6 +19,7 @@ from jouleflow.flow import build as build_flow
 from jouleflow.flow import prepare
 from jouleflow.graph.model import Model
 from jouleflow.plan.lowering import Lowered
+from jouleflow.policy import queue
 from jouleflow.profile.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +79,12 @@ def write_json(name: str, rows: Any) -> Path:
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
-    machine = {"processor": platform.machine(), "python": platform.python_version(), "cpus": os.cpu_count()}
+    machine = {
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "compiled": not queue.__file__.endswith(".py"),
+    }
     path.write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n")
     print(f"written: benchmarks/results/{name}.json")
     return path

@@ -83,7 +83,5 @@ def test_a_net_that_leaves_a_core_idle_under_overload_is_overruled() -> None:
     idle = BcEdge(lambda _: small_and_alone)
     table = in_time_frac(make_policy("table"))
     assert in_time_frac(idle) > 0.85 * table
-    never = BcEdge(
-        lambda _: small_and_alone, second_opinion=type("Never", (SecondOpinion,), {"slot_ended": lambda *_: None})()
-    )
+    never = BcEdge(lambda _: small_and_alone, second_opinion=SecondOpinion(_n_left=10**9, _won_frac=-1.0))
     assert in_time_frac(never) < 0.65 * table

@@ -57,7 +57,17 @@ def examine() -> list[Capability]:
             found.append(Capability(name, False, "absent", remedy, needed))
     found.append(_native())
     found.append(_recorded_data())
+    found.append(_compiled())
     return found
+
+
+def _compiled() -> Capability:
+    from jouleflow.policy import queue
+
+    compiled = not str(queue.__file__).endswith(".py")
+    detail = "by mypyc" if compiled else "plain Python, which serves small models more slowly"
+    remedy = "install jouleflow itself rather than editable, where there is a C compiler: pip install '.[serve]'"
+    return Capability("compiled server", compiled, detail, remedy, False)
 
 
 def _native() -> Capability:
