@@ -20,9 +20,6 @@ SIZES = (1, 2, 4, 8, 16, 32)
 MAX_RATE_HZ = 400.0  # of a model: more takes long to simulate and teaches nothing new
 CONTENDED_FRAC = 0.4  # of the boxes have models whose own batches disturb each other badly, as on an accelerator
 OVERLOADED_FRAC = 0.25  # of the boxes are asked for more than they can do
-SLEEPY_FRAC = (
-    0.6  # of the boxes take longer for a batch when they had little to do, as those do whose cores go to sleep
-)
 KINDS = ("poisson", "bursty", "diurnal")
 
 
@@ -38,12 +35,11 @@ class World:
 
 def made_up_world(random: np.random.Generator, duration_s: float) -> World:
     """One to eight models on two to four cores, from 0.1 to 30 ms a row, loaded with 0.1 to 3 times what the cores can do. Half of the
-    boxes have their clients on other machines; on most a batch takes longer when there was little to do, by 0.1 to 2 ms and up to 0.4 of a row."""
+    boxes have their clients on other machines."""
     n_cores = int(random.choice((2, 2, 2, 3, 4)))
     names = [f"m{k}" for k in range(random.integers(1, 9))]
     front_s = 10 ** random.uniform(-5.3, -4.3)
     front = Front(front_s, front_s, front_s if random.random() < 0.5 else 0.0, front_s / 2)
-    sleepy, wake_s, longer_frac = random.random() < SLEEPY_FRAC, 10 ** random.uniform(-4, -2.7), random.uniform(0, 0.4)
     models = {}
     for name in names:
         row_s, fixed_frac = 10 ** random.uniform(-4, -1.5), random.choice((0.0, 0.1, 0.3, 0.6, 0.9))
@@ -51,9 +47,8 @@ def made_up_world(random: np.random.Generator, duration_s: float) -> World:
         seconds = tuple(float(row_s * (fixed_frac + (1 - fixed_frac) * n)) for n in SIZES)
         n_instances = n_cores if random.random() < 0.8 else 1
         models[name] = SimModel(
-            Latencies(SIZES, seconds), slo_s, int(random.choice((8, 16, 32))), n_instances, front=front,
-            idle_spread_s=tuple((wake_s + longer_frac * row_s) * random.lognormal(-0.1, 0.4, 9)) if sleepy else (),
-        )  # fmt: skip
+            Latencies(SIZES, seconds), slo_s, int(random.choice((8, 16, 32))), n_instances, front=front
+        )
     contended = random.random() < CONTENDED_FRAC
     beside = Pairwise(
         {
