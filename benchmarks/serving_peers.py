@@ -46,6 +46,7 @@ HERE = Path(__file__).parent / "peer_servers"
 FASTEST = ("mosec", "mosec@32")  # of the peers, which is close; after the @: rows of a batch at most, if not 8
 PORT = 8770
 IN_FLIGHT = (16, 32, 64, 128)  # requests; a server is saturated by the number that it does most with
+WARM_UP_S = 1.0
 SHARES = {"at_50_percent": 0.5, "at_80_percent": 0.8}  # of a server's own throughput at saturation
 PACKAGES = {
     "mosec": ["mosec"],
@@ -252,9 +253,10 @@ def measured(work: Callable[[], Any]) -> dict[str, Any]:
 
 def at_rate(port: int, request: bytes, rate_hz: float, seconds: float) -> dict[str, Any]:
     """Poisson arrivals at a rate, whatever the server does."""
-    n = max(int(rate_hz * seconds), 20)
+    n = max(int(rate_hz * (seconds + WARM_UP_S)), 20)
     times = np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, n))
-    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(open_loop("127.0.0.1", port, [request], times)))}
+    ask = lambda: open_loop("127.0.0.1", port, [request], times, warm_up_s=WARM_UP_S)  # noqa: E731
+    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(ask()))}
 
 
 def one_round(

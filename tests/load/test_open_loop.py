@@ -122,6 +122,22 @@ def test_requests_beyond_the_connections_wait_and_that_counts() -> None:
     asyncio.run(go())
 
 
+def test_what_is_due_in_the_warm_up_is_left_out() -> None:
+    server = _Server([[ANSWER + b"abcd"]])
+
+    async def go() -> None:
+        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        found = await open_loop("127.0.0.1", port, [REQUEST], np.linspace(0, 0.2, 21), warm_up_s=0.095)
+        listener.close()
+        assert found.status == [200] * 11
+        assert len(found.latency_s) == len(found.start_s) == 11
+        assert max(found.start_s) - min(found.start_s) == pytest.approx(0.1)
+        assert found.duration_s == pytest.approx(0.105, abs=0.05)
+
+    asyncio.run(go())
+
+
 def test_nobody_listens() -> None:
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(open_loop("127.0.0.1", 1, [REQUEST], np.zeros(3)))

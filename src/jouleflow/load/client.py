@@ -54,6 +54,11 @@ def infer_request(
     return lines.encode() + body
 
 
+# Connections of an open loop that are there at its start, and that are being opened at once when more are needed: each costs as much as ten requests,
+# which would be late while a thousand are opened after a stall.
+READY = 32
+
+
 class _ClosedLoop(Connections):
     """Sends the next request as soon as one is answered, until a moment."""
 
@@ -98,7 +103,7 @@ class _OpenLoop(Connections):
         self._open_more()
 
     def _open_more(self) -> None:
-        n_wanted = min(self.n_due - self.n_sent, self.max_connections - self.n_open)
+        n_wanted = min(self.n_due - self.n_sent, self.max_connections - self.n_open, READY)
         for _ in range(n_wanted - len(self.opening)):
             task = self.loop.create_task(self.connect())
             self.opening.add(task)
@@ -131,9 +136,15 @@ async def closed_loop(
 
 
 async def open_loop(
-    host: str, port: int, requests: Sequence[bytes], arrivals_s: NDArray[np.float64], max_connections: int = 1000
+    host: str,
+    port: int,
+    requests: Sequence[bytes],
+    arrivals_s: NDArray[np.float64],
+    max_connections: int = 1000,
+    warm_up_s: float = 0.0,
 ) -> Answers:
-    """Sends requests at given times, whatever the server does; latency counts from the time when a request was due.
+    """Sends requests at given times, whatever the server does; latency counts from the time when a request was due. Those due in the
+    warm-up are left out.
 
     A request for which no connection is free opens one, up to max_connections; beyond that it waits, and that counts.
     """
@@ -142,7 +153,7 @@ async def open_loop(
     load = _OpenLoop(host, port, requests, due_s, max_connections)
     if not due_s:
         return load.answers
-    for _ in range(min(32, max_connections)):
+    for _ in range(min(READY, max_connections)):
         await load.connect()
     pacer = Pacer(due_s, load.due)
     try:
@@ -152,7 +163,14 @@ async def open_loop(
         for task in load.opening:
             task.cancel()
     load.answers.duration_s = max(monotonic() - start_s, due_s[-1] - start_s)
-    return load.answers
+    return load.answers if not warm_up_s else _due_after(load.answers, start_s, warm_up_s)
+
+
+def _due_after(answers: Answers, start_s: float, warm_up_s: float) -> Answers:
+    kept = [k for k, due_s in enumerate(answers.start_s) if due_s >= start_s + warm_up_s]
+    columns = answers.start_s, answers.latency_s, answers.status
+    start, latency, status = ([column[k] for k in kept] for column in columns)
+    return Answers(start, latency, status, answers.duration_s - warm_up_s)
 
 
 def _after(answers: Answers, from_s: float, duration_s: float) -> Answers:
