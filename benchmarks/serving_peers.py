@@ -238,16 +238,17 @@ def saturated(request: bytes, seconds: float) -> dict[str, Any]:
     return {**max(by_in_flight.values(), key=lambda row: row["infer_per_s"]), "by_in_flight": by_in_flight}
 
 
-def measured(work: Callable[[], Any]) -> dict[str, Any]:
+def measured(work: Callable[[], Any], n_sent: int = 0) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF)
     answers = work()
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     s, n = answers.summary(), max(len(answers.status), 1)
+    n_sent = n_sent or n  # more than are in the answers, where there was a warm-up
     return {
         **{k: s[k] for k in ("infer_per_s", "latency_p50_s", "latency_p99_s", "statuses")},
         "answered_frac": s["succeeded"] / n,
-        "client_cpu_s_per_request": cpu_s / n,
+        "client_cpu_s_per_request": cpu_s / n_sent,
     }
 
 
@@ -256,7 +257,7 @@ def at_rate(port: int, request: bytes, rate_hz: float, seconds: float) -> dict[s
     n = max(int(rate_hz * (seconds + WARM_UP_S)), 20)
     times = np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, n))
     ask = lambda: open_loop("127.0.0.1", port, [request], times, warm_up_s=WARM_UP_S)  # noqa: E731
-    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(ask()))}
+    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(ask()), n)}
 
 
 def one_round(

@@ -168,9 +168,10 @@ async def open_loop(
 
 def _due_after(answers: Answers, start_s: float, warm_up_s: float) -> Answers:
     kept = [k for k, due_s in enumerate(answers.start_s) if due_s >= start_s + warm_up_s]
-    columns = answers.start_s, answers.latency_s, answers.status
-    start, latency, status = ([column[k] for k in kept] for column in columns)
-    return Answers(start, latency, status, answers.duration_s - warm_up_s)
+    start, latency, status = answers.start_s, answers.latency_s, answers.status
+    return Answers(
+        [start[k] for k in kept], [latency[k] for k in kept], [status[k] for k in kept], answers.duration_s - warm_up_s
+    )
 
 
 def _after(answers: Answers, from_s: float, duration_s: float) -> Answers:
