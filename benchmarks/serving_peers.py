@@ -7,7 +7,7 @@ protocol; and mosec, as it is the fastest. FastAPI and KServe's SDK are not here
 batches by itself.
 They come from the registry into virtual environments of their own (jouleflow-out/peers). Each has two workers with one
 ONNX Runtime thread each and batches of at most 8 (mosec, which is close, a second time with 32: that is jouleflow's default), its own fastest HTTP format, and our client: 16, 32, 64 and 128 requests in flight, of which
-the best is its throughput at saturation; then its latency at 50 and 80 % of that, Poisson arrivals, and jouleflow's at the same rates (`at_rates`, by peer and
+the best is its throughput at saturation; then its latency at 50 and 80 % of that, Poisson arrivals, five pieces, and jouleflow's at the same rates (`at_rates`, by peer and
 share). jouleflow is measured a second time with
 inputs that stay in shared memory: what a body costs is the difference. jouleflow and the fastest peer take turns, three rounds each, and medians are kept: neighbours of a machine
 make it faster in some minutes than in others. The client's own CPU time is counted and printed: it shares the
@@ -37,6 +37,7 @@ import uvloop
 from setting import ROOT, write_json
 
 from jouleflow.demo_serve.networks import SHAPES, make_all
+from jouleflow.load.answers import Answers
 from jouleflow.load.client import closed_loop, infer_request, open_loop
 from jouleflow.load.shared_memory import shared_inputs
 
@@ -46,7 +47,7 @@ HERE = Path(__file__).parent / "peer_servers"
 FASTEST = ("mosec", "mosec@32")  # of the peers, which is close; after the @: rows of a batch at most, if not 8
 PORT = 8770
 IN_FLIGHT = (16, 32, 64, 128)  # requests; a server is saturated by the number that it does most with
-WARM_UP_S = 1.0
+WARM_UP_S, PIECES = 1.0, 5
 SHARES = {"at_50_percent": 0.5, "at_80_percent": 0.8}  # of a server's own throughput at saturation
 PACKAGES = {
     "mosec": ["mosec"],
@@ -253,11 +254,30 @@ def measured(work: Callable[[], Any], n_sent: int = 0) -> dict[str, Any]:
 
 
 def at_rate(port: int, request: bytes, rate_hz: float, seconds: float) -> dict[str, Any]:
-    """Poisson arrivals at a rate, whatever the server does."""
-    n = max(int(rate_hz * (seconds + WARM_UP_S)), 20)
+    """Poisson arrivals at a rate, whatever the server does. p50 and p99 are medians over PIECES, as a stall of the machine, of some 0.1 s
+    every ten or twenty, is all of the p99 of a few seconds; `latency_p99_s_by_piece` has each."""
+    n = max(int(rate_hz * (PIECES * seconds + WARM_UP_S)), 20)
     times = np.cumsum(np.random.default_rng(0).exponential(1 / rate_hz, n))
-    ask = lambda: open_loop("127.0.0.1", port, [request], times, warm_up_s=WARM_UP_S)  # noqa: E731
-    return {"rate_hz": rate_hz, **measured(lambda: uvloop.run(ask()), n)}
+    answers = []
+
+    def work() -> Answers:
+        answers.append(uvloop.run(open_loop("127.0.0.1", port, [request], times, warm_up_s=WARM_UP_S)))
+        return answers[0]
+
+    found = measured(work, n)
+    pieces = [s for s in map(Answers.summary, pieces_of(answers[0], seconds)) if s["succeeded"]]
+    if pieces:
+        for key in ("latency_p50_s", "latency_p99_s"):
+            found[key] = float(np.median([s[key] for s in pieces]))
+    return {"rate_hz": rate_hz, **found, "latency_p99_s_by_piece": [[s["latency_p99_s"] for s in pieces]]}
+
+
+def pieces_of(answers: Answers, seconds: float) -> list[Answers]:
+    """The answers to what was due in each piece, of so many seconds."""
+    start_s = np.array(answers.start_s)
+    number = ((start_s - start_s.min()) / seconds).astype(int) if len(start_s) else start_s
+    columns = start_s, np.array(answers.latency_s), np.array(answers.status)
+    return [Answers(*(c[number == k].tolist() for c in columns), duration_s=seconds) for k in range(PIECES)]
 
 
 def one_round(
@@ -291,6 +311,8 @@ def median_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     def merged(values: list[Any]) -> Any:
         if isinstance(values[0], dict):
             return {key: merged([v[key] for v in values if key in v]) for key in values[0] if key != "statuses"}
+        if isinstance(values[0], list):
+            return [each for v in values for each in v]
         numbers = [v for v in values if isinstance(v, float)]
         return float(np.median(numbers)) if len(numbers) == len(values) else values[0]
 
