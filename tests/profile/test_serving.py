@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from jouleflow.profile.serving import (
     with_wakes,
 )
 
+NEEDS_SKLEARN = pytest.mark.skipif(
+    find_spec("sklearn") is None, reason="scikit-learn is not here: pip install 'jouleflow[profile]'"
+)
 PRESSURE, SENSITIVITY = {"a": 0.8, "b": 0.2, "c": 0.0}, {"a": 0.2, "b": 1.0, "c": 0.6}
 
 
@@ -64,12 +68,14 @@ def profile() -> ServingProfile:
     )
 
 
+@NEEDS_SKLEARN
 def test_held_out_sets_are_predicted_and_better_than_by_a_line() -> None:
     errors = held_out_errors(made_up_cells(noise=0.01))
     assert errors["net"][0] < 0.02
     assert errors["net"][0] < errors["linear"][0] < errors["none"][0]
 
 
+@NEEDS_SKLEARN
 def test_a_fitted_net_gives_what_it_was_taught() -> None:
     learned = fit_interference(made_up_cells())
     for batch, other in ((Batch("b", 2), Batch("a", 8)), (Batch("a", 1), Batch("c", 4))):
