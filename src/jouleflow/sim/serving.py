@@ -155,10 +155,6 @@ class Simulation:
         self.batch_rows: dict[str, list[int]] = {name: [] for name in models}
         self.n_requests = dict.fromkeys(models, 0)
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
-        self._first_end: tuple[float, _Running | None] | None = (
-            inf,
-            None,
-        )  # of the running batches; None while unknown
         self._order = count()
         self._again_s = inf
         self._front_free_s = 0.0  # when the loop has done what waits for it now
@@ -192,7 +188,7 @@ class Simulation:
     def advance(self, until_s: float = inf) -> bool:
         """Moves to a moment, or until nothing more happens; whether something still can."""
         while True:
-            end_s, ending = self._first_end or self._next_end()
+            end_s, ending = self._next_end()
             event_s = self._events[0][0] if self._events else inf
             now_s = min(end_s, event_s, self._again_s)
             if now_s > until_s or now_s == inf:
@@ -297,7 +293,6 @@ class Simulation:
 
     def _regroup(self) -> None:
         """Other batches run now than before."""
-        self._first_end = None
         for one in self.running:
             beside = tuple(sorted([other.batch for other in self.running if other is not one]))
             one.slowdown = self.interference.slowdown(one.batch, beside) if beside else 1.0
@@ -315,7 +310,6 @@ class Simulation:
             if speed != one.speed:
                 one.left_s -= (now_s - one.since_s) * one.speed
                 one.since_s, one.speed = now_s, speed
-                self._first_end = None
 
     def _next_end(self) -> tuple[float, _Running | None]:
         """When the first of the running batches ends, and which."""
@@ -324,8 +318,7 @@ class Simulation:
             end_s = one.since_s + one.left_s / one.speed
             if end_s < best_s:
                 best_s, best = end_s, one
-        self._first_end = best_s, best
-        return self._first_end
+        return best_s, best
 
     def _computed(self, one: _Running) -> None:
         self._busy_lately()
