@@ -20,7 +20,7 @@ import orjson
 
 from jouleflow.errors import ModelError
 from jouleflow.runtime.cores import bind
-from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES, OUTPUTS_AT, TIMES
+from jouleflow.runtime.messages import FAILED, MAX_MESSAGE_BYTES, OUTPUTS_AT, TIMES, message_buffer
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import Piece, Port
 
@@ -71,6 +71,7 @@ class ModelProcess:
         self.slots: list[tuple[Region, Region, socket.socket]] = []
         self._waiting: dict[int, Callable[[Answer], None]] = {}
         self._layouts: dict[bytes, tuple[Piece, ...]] = {}  # of outputs, as they repeat
+        self._received = message_buffer()
 
     @property
     def pid(self) -> int:
@@ -181,16 +182,16 @@ class ModelProcess:
 
     def _readable(self, slot: int) -> None:
         try:
-            raw = self.slots[slot][2].recv(MAX_MESSAGE_BYTES)
+            n_bytes = self.slots[slot][2].recv_into(self._received)
         except BlockingIOError:
             return
         except OSError:
-            raw = b""
-        if not raw:
+            n_bytes = 0
+        if not n_bytes:
             self._died()
             return
         try:
-            answer = self._understood(raw)
+            answer = self._understood(bytes(self._received[:n_bytes]))
             done = self._waiting.pop(slot)
         except (ValueError, TypeError, LookupError, struct.error):
             self.kill("the process of the model answered what it was not asked")

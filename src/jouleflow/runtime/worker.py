@@ -26,7 +26,7 @@ import orjson
 
 from jouleflow.errors import InputError
 from jouleflow.graph.onnx_check import read_onnx
-from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES, TIMES
+from jouleflow.runtime.messages import DONE, FAILED, MAX_MESSAGE_BYTES, TIMES, message_buffer
 from jouleflow.runtime.region import Region
 from jouleflow.runtime.tensors import NAMES, ONNX, Piece, array_of, encode_strings, lay_out
 
@@ -59,13 +59,14 @@ class Slot:
     def __init__(self, inputs: Region, outputs: Region, link: socket.socket) -> None:
         self.inputs, self.outputs, self.link = inputs, outputs, link
         self._orders: dict[bytes, tuple[list[dict[str, Any]], list[str]]] = {}
+        self._received = message_buffer()
 
     def serve(self, session: Any) -> None:
         """Runs orders until the link is closed. Without this thread its batches would wait for ever: if it ends, so does the process."""
         try:
-            while raw := self.link.recv(MAX_MESSAGE_BYTES):
+            while n_bytes := self.link.recv_into(self._received):
                 os.sched_yield()  # the loop that sent it may be on this CPU, and not yet done
-                self.link.send(self.answer(session, raw))
+                self.link.send(self.answer(session, bytes(self._received[:n_bytes])))
         finally:
             os._exit(1)
 
