@@ -51,3 +51,30 @@ def test_a_batch_is_the_first_that_can_still_go(wanted: list[tuple[float, int, i
     for one, end in zip(given_jobs, ends, strict=True):
         can_go = not one.cancelled and one.deadline_s > NOW_S
         assert [r.end for r in end] == ([] if can_go else [End.CANCELLED if one.cancelled else End.EXPIRED])
+
+
+@given(jobs, st.lists(st.sampled_from([1.1, 2.0, 8.0]), max_size=20))
+def test_an_end_that_brings_another_request_loses_none(
+    wanted: list[tuple[float, int, int, bool, str]], coming: list[float]
+) -> None:
+    """An answer may let a connection go on to its next request, while the queue gives up many."""
+    made, given_jobs, ends = filled(wanted)
+    arrivals = iter(coming)
+
+    def ended(result: Result) -> None:
+        deadline_s = next(arrivals, None)
+        if deadline_s is not None:
+            more, end = job(NOW_S, deadline_s, 3, 1, "a")
+            given_jobs.append(more)
+            ends.append(end)
+            assert made.offer(more, NOW_S, 2, 0.0)
+
+    for one, end in zip(given_jobs, ends, strict=True):
+        said = end.append
+        one.done = lambda result, said=said: (said(result), ended(result))
+    made.give_up(1.4, NOW_S)
+    made.head(NOW_S)
+    waiting = [j for kind in made._kinds.values() for _, j in kind.jobs]
+    assert [j for j, end in zip(given_jobs, ends, strict=True) if not end] == sorted(waiting, key=given_jobs.index)
+    assert all(len(end) <= 1 for end in ends)
+    assert (made.n_jobs, made.n_rows) == (len(waiting), sum(j.n_rows for j in waiting))

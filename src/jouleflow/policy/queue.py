@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class _Kind:
     """The waiting jobs of one kind."""
 
     def __init__(self) -> None:
-        self.jobs: list[tuple[Key, Job]] = []  # a heap
+        self.jobs: list[tuple[Key, Job]] = []  # in the order in which they go: nearly always that in which they came
         self.n_rows = 0
         self.oldest_s = inf  # of those that ever waited here together
 
@@ -136,7 +136,12 @@ class ModelQueue:
         if kind is None:
             kind = self._kinds[job.kind] = _Kind()
         key = job.key
-        heapq.heappush(kind.jobs, (key, job))
+        last = self._last_key is None or key > self._last_key
+        if last:
+            kind.jobs.append((key, job))
+            self._last_key = key
+        else:
+            insort(kind.jobs, (key, job))
         self.n_changes += 1
         kind.n_rows += job.n_rows
         kind.oldest_s = min(kind.oldest_s, job.arrived_s)
@@ -145,8 +150,6 @@ class ModelQueue:
             self.n_rows + job.n_rows,
             self.n_bytes + job.size_bytes,
         )
-        if self._last_key is None or key > self._last_key:
-            self._last_key = key
         return True
 
     def refuse(self, late_s: float, now_s: float) -> Result:
@@ -179,8 +182,12 @@ class ModelQueue:
         if self._last_key is None or job.key > self._last_key:
             ahead = self.n_rows
         else:
-            key = job.key
-            ahead = sum(j.n_rows for kind in self._kinds.values() for k, j in kind.jobs if k < key)
+            key, ahead = job.key, 0
+            for kind in self._kinds.values():
+                for other_key, other in kind.jobs:
+                    if other_key > key:
+                        break
+                    ahead += other.n_rows
         full = sustained_rows(known, self.max_batch, self.slo_s)
         n_before, beside = divmod(ahead, full)
         at_once = max(min(self.n_instances, n_cores), 1)
@@ -191,19 +198,22 @@ class ModelQueue:
 
     def waiting(self) -> list[Waiting]:
         """What waits, by kind."""
-        return [
-            Waiting([job for _, job in sorted(kind.jobs)], kind.n_rows, kind.oldest_s) for kind in self._kinds.values()
-        ]
+        return [Waiting([job for _, job in kind.jobs], kind.n_rows, kind.oldest_s) for kind in self._kinds.values()]
 
     def head(self, now_s: float) -> Job | None:
         """The job that goes next; those that can no longer go are ended on the way."""
         best: tuple[Key, Job] | None = None
-        for name in list(self._kinds):
-            jobs = self._kinds[name].jobs
-            while jobs and (jobs[0][1].cancelled or jobs[0][1].deadline_s <= now_s):
-                self._drop(self._pop(name), now_s)
-            if jobs and (best is None or jobs[0][0] < best[0]):
-                best = jobs[0]
+        for name, kind in list(self._kinds.items()):
+            n_gone = 0
+            for _, job in kind.jobs:
+                if not (job.cancelled or job.deadline_s <= now_s):
+                    break
+                n_gone += 1
+            if n_gone:
+                for job in self._first(name, n_gone):
+                    self._drop(job, now_s)
+            if kind.jobs and (best is None or kind.jobs[0][0] < best[0]):
+                best = kind.jobs[0]
         return None if best is None else best[1]
 
     def decide(self, head: Job, now_s: float, name: str = "", box: Box | None = None) -> Decision:
@@ -218,49 +228,47 @@ class ModelQueue:
 
     def take(self, head: Job, n_rows: int, now_s: float) -> list[Job]:
         """Jobs of one kind for a batch of at most n_rows, the head among them whatever its size."""
-        if self._kinds[head.kind].n_rows <= n_rows:
-            return self._take_all(head.kind, now_s)
         batch: list[Job] = []
-        name, rows = head.kind, 0
-        while kind := self._kinds.get(name):
-            job = kind.jobs[0][1]
+        dropped: list[Job] = []
+        rows = 0
+        for _, job in self._kinds[head.kind].jobs:
             if job.cancelled or job.deadline_s <= now_s:
-                self._drop(self._pop(name), now_s)
+                dropped.append(job)
             elif batch and rows + job.n_rows > n_rows:
                 break
             else:
-                batch.append(self._pop(name))
-                rows += job.n_rows
-        return batch
-
-    def _take_all(self, name: Kind, now_s: float) -> list[Job]:
-        """All that wait of a kind, at once: it is what happens most, and takes half the time."""
-        kind = self._kinds.pop(name)
-        self.n_changes += 1
-        self.n_jobs -= len(kind.jobs)
-        self.n_rows -= kind.n_rows
-        batch: list[Job] = []
-        for _, job in sorted(kind.jobs):
-            self.n_bytes -= job.size_bytes
-            if job.cancelled or job.deadline_s <= now_s:
-                self._drop(job, now_s)
-            else:
                 batch.append(job)
-        if not self.n_jobs:
-            self._last_key = None
+                rows += job.n_rows
+        self._first(head.kind, len(batch) + len(dropped))
+        for job in dropped:
+            self._drop(job, now_s)
         return batch
 
-    def _pop(self, name: Kind) -> Job:
+    def _first(self, name: Kind, n: int) -> list[Job]:
+        """Takes the first n jobs of a kind out. To end one may bring another in, so that they are out before."""
         kind = self._kinds[name]
-        job = heapq.heappop(kind.jobs)[1]
-        self._forget(job, name)
+        jobs, first = kind.jobs, []
+        for k in range(n):
+            job = jobs[k][1]
+            first.append(job)
+            if job.arrived_s <= kind.oldest_s and k + 1 < len(jobs):
+                kind.oldest_s = jobs[k + 1][1].arrived_s
+        del jobs[:n]
+        self._left(name, first)
+        return first
+
+    def _left(self, name: Kind, gone: list[Job]) -> None:
+        """Counts jobs of a kind that wait no more."""
+        kind, n_rows = self._kinds[name], sum([job.n_rows for job in gone])
+        kind.n_rows -= n_rows
+        self.n_changes += len(gone)
+        self.n_jobs -= len(gone)
+        self.n_rows -= n_rows
+        self.n_bytes -= sum([job.size_bytes for job in gone])
         if not kind.jobs:
             del self._kinds[name]
-        elif job.arrived_s <= kind.oldest_s:
-            kind.oldest_s = kind.jobs[0][1].arrived_s
         if not self.n_jobs:
             self._last_key = None
-        return job
 
     def _drop(self, job: Job, now_s: float) -> None:
         waited_s = now_s - job.arrived_s
@@ -273,33 +281,19 @@ class ModelQueue:
 
     def give_up(self, before_s: float, now_s: float) -> int:
         """Ends the jobs whose deadline is before a moment: they could be in time only at the cost of others. Returns how many."""
-        n_before = self.n_jobs
-        for name in list(self._kinds):
-            kept = []
-            for key, job in self._kinds[name].jobs:
-                if job.deadline_s < before_s:
-                    text = "its deadline is too near for a batch"
-                    self._forget(job, name)
-                    self.admission.ended(job, now_s, late=True)
-                    self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=now_s - job.arrived_s))
-                else:
-                    kept.append((key, job))
-            self._kinds[name].jobs = kept
-            heapq.heapify(kept)
-            if not kept:
-                del self._kinds[name]
-        if not self.n_jobs:
-            self._last_key = None
-        return n_before - self.n_jobs
-
-    def _forget(self, job: Job, name: Kind) -> None:
-        self.n_changes += 1
-        self._kinds[name].n_rows -= job.n_rows
-        self.n_jobs, self.n_rows, self.n_bytes = (
-            self.n_jobs - 1,
-            self.n_rows - job.n_rows,
-            self.n_bytes - job.size_bytes,
-        )
+        n_gone = 0
+        for name, kind in list(self._kinds.items()):
+            gone = [job for _, job in kind.jobs if job.deadline_s < before_s]
+            if not gone:
+                continue
+            kind.jobs = [entry for entry in kind.jobs if entry[1].deadline_s >= before_s]
+            self._left(name, gone)
+            n_gone += len(gone)
+            for job in gone:
+                text = "its deadline is too near for a batch"
+                self.admission.ended(job, now_s, late=True)
+                self.end(job, Result(End.EXPIRED, message=text, status=504, queue_s=now_s - job.arrived_s))
+        return n_gone
 
     def end(self, job: Job, result: Result) -> None:
         """Ends a job."""
@@ -342,9 +336,9 @@ class ModelQueue:
 
     def fail_all(self, make: Callable[[], Result]) -> None:
         """Ends every waiting job: the model is gone."""
-        for name in list(self._kinds):
-            while name in self._kinds:
-                self.end(self._pop(name), make())
+        for name, kind in list(self._kinds.items()):
+            for job in self._first(name, len(kind.jobs)):
+                self.end(job, make())
 
 
 def _too_late(late_s: float) -> Result:
