@@ -18,7 +18,7 @@ COMPILED = (
     "profile/interference", "profile/latencies", "profile/spread",
     "runtime/cores", "runtime/messages", "runtime/process", "runtime/tensors",
     "serve/access", "serve/api", "serve/http", "serve/http_answers", "serve/http_requests", "serve/latency", "serve/oip",
-    "serve/request", "serve/served", "serve/tally", "serve/tensor_data",
+    "serve/request", "serve/served", "serve/server", "serve/tally", "serve/tensor_data",
     "load/answers", "load/client", "load/connection", "load/pacer",
     "sim/pace", "sim/serving",
 )  # fmt: skip

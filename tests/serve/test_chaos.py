@@ -94,7 +94,7 @@ def test_a_killed_model_comes_back_and_loses_nothing_silently(tmp_path: Path) ->
 def test_a_dead_model_is_not_ready_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jouleflow.serve import server as module
 
-    monkeypatch.setattr(module, "RESPAWN_S", (3.0,))  # long enough to be seen
+    monkeypatch.setattr(module, "RESPAWN_S", (3.0,) * 4)  # long enough to be seen
     affine(tmp_path / "double.onnx")
     affine(tmp_path / "other.onnx")
     with serving(tmp_path) as server:

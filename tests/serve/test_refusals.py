@@ -15,14 +15,29 @@ from jouleflow.policy.batch import BatchPolicy, Table
 from jouleflow.policy.deeprt import DeepRt
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.queue import ModelQueue
+from jouleflow.runtime.process import ModelProcess, Settings
+from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Header
+from jouleflow.serve.repository import ModelSettings, ModelSpec
+from jouleflow.serve.served import ServedModel
 from jouleflow.serve.server import Server, ServerSettings, open_server
+from jouleflow.serve.shared_memory import ClientRegions
+from jouleflow.serve.tally import Tally
 
 SLO_S, ROW_S = 0.05, 0.003
 
 
 def a_header(n_rows: int, timeout_s: float) -> Header:
     return Header("", (), (), timeout_s, 5, n_rows, ((4,),), (0,), 0, 0, False)
+
+
+def a_served(folder: Path, name: str, queue: ModelQueue) -> ServedModel:
+    """A model without a process: nothing runs here."""
+    nothing: Any = None
+    spec = ModelSpec(name, "1", folder / f"{name}.onnx", ModelSettings())
+    process = ModelProcess(Settings(spec.path), nothing, nothing)
+    process.alive = True
+    return ServedModel(spec, process, queue, print, Tally(), ClientRegions(Limits(), False))
 
 
 def a_queue(server: Server, name: str, policy: BatchPolicy | None = None) -> ModelQueue:
@@ -39,8 +54,8 @@ def test_it_would_have_been_refused_anyway(tmp_path: Path, seed: int, policy: Ca
     random = np.random.default_rng(seed)
     server = open_server(tmp_path, ServerSettings(n_cores=2))
     models = {name: a_queue(server, name, policy()) for name in ("one", "other")}
-    served: dict[str, Any] = {n: SimpleNamespace(queue=q, ready=True) for n, q in models.items()}
-    server._pump_soon = lambda: None  # type: ignore[method-assign]
+    served = {n: a_served(tmp_path, n, q) for n, q in models.items()}
+    server._pumping = True  # so it thinks, and no batch is started
     headers = {n: [a_header(int(r), t) for r, t in ((1, 0.0), (3, 0.0), (1, 0.02))] for n in models}
     now_s, n_again = 1.0, 0
     for _ in range(6000):
@@ -82,8 +97,8 @@ def print_nothing(result: Result) -> None:
 def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
     server = open_server(tmp_path, ServerSettings(n_cores=1))
     queue, header = a_queue(server, "one"), a_header(16, 0.0)
-    served: Any = SimpleNamespace(queue=queue, ready=True)
-    server._pump_soon = lambda: None  # type: ignore[method-assign]
+    served = a_served(tmp_path, "one", queue)
+    server._pumping = True  # so it thinks, and no batch is started
     said: list[Result] = []
     for k in range(3):
         now_s = 1.0 + k * 1e-4
@@ -92,7 +107,7 @@ def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
     assert [r.status for r in said] == [503, 503]
     assert server.refused_again(served, header, 1.001) is not None
     assert server.refused_again(served, a_header(16, 0.0), 1.001) is None, "another header was not refused yet"
-    served.ready = False
+    served.process.alive = False
     assert server.refused_again(served, header, 1.001) is None
-    served.ready, server.draining = True, True
+    served.process.alive, server.draining = True, True
     assert server.refused_again(served, header, 1.001) is None
