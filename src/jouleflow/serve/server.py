@@ -163,7 +163,8 @@ class Server:
             return
         queue = served.queue
         if self.dispatcher.offer(queue, job, job.arrived_s + waited_s):
-            self._pump_soon()
+            if self.dispatcher.n_busy < self.n_cores:  # else the next batch that ends starts another
+                self._pump_soon()
         elif queue.n_running and not waited_s:  # something will change, and what looks like it has as much time
             job.payload.header.refused = Refused(self.dispatcher.n_changes + queue.n_changes, queue.late_until_s)
 
