@@ -5,9 +5,9 @@ python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--res
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
-comes from one profile, measured before. The
+comes from a profile of each trace, taken in the middle of its pieces, as minutes differ too. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
-an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profile of the same run, or with --reprofile from one that is measured now.
+an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profile of the same run, or with --reprofile from ones that are measured now.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str,
 WHOLE: dict[tuple[str, float], np.ndarray] = {}
 
 
-def profile_path(box: str) -> Path:
-    return OUT / f"{box}.json"
+def profile_path(name: str) -> Path:
+    return OUT / f"{name}.json"
 
 
-def profile_box(folder: Path, budget_s: float) -> ServingProfile:
+def profile_box(box: str, trace: str, budget_s: float) -> ServingProfile:
     """Measured now; whatever an earlier run kept is not used."""
-    cells = OUT / "cells" / folder.name
+    folder, cells = OUT / box, OUT / "cells" / box
     shutil.rmtree(cells, ignore_errors=True)
     repository = Repository(folder)
     wanted = []
@@ -101,7 +101,7 @@ def profile_box(folder: Path, budget_s: float) -> ServingProfile:
             Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
         )
     found = measure_requests(uvloop.run(profile_models(wanted, cells, budget_s)), folder, wanted)
-    save_profile(found, profile_path(folder.name))
+    save_profile(found, profile_path(f"{box}_{trace}"))
     return found
 
 
@@ -144,6 +144,11 @@ def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: 
     return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
 
 
+def simulated_pieces(pieces: list[dict[str, Any]], profile: ServingProfile, a: argparse.Namespace) -> Rows:
+    interference = fit_interference(profile.cells)
+    return [row for case in pieces for row in simulated_rows(case, profile, interference, a)]
+
+
 def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterable[int], a: argparse.Namespace) -> Rows:
     """On the box whose batches disturb each other."""
     rows: Rows = []
@@ -160,18 +165,16 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
     pieces = dict.fromkeys(tuple(r[k] for k in PIECE) for r in rows if r["how"] == "measured")
     profiles: dict[str, ServingProfile] = {}
-    for box, of in itertools.groupby(pieces, key=lambda p: p[0]):
-        path = profile_path(box)
+    for (box, trace), of in itertools.groupby(pieces, key=lambda p: p[:2]):
+        path = profile_path(f"{box}_{trace}")
         if a.reprofile:
-            profiles[box] = profile_box(OUT / box, a.profile_seconds)
+            profiles[path.stem] = profile_box(box, trace, a.profile_seconds)
         elif told["profiles"].get(path.name) != digest(path):
             sys.exit(f"{path} is of another run than the JSON: measure again, or with --reprofile")
         else:
-            profiles[box] = load_profile(path)
-        interference = fit_interference(profiles[box].cells)
-        for key in of:
-            rows += simulated_rows(dict(zip(PIECE, key, strict=True)), profiles[box], interference, a)
-        print(box, flush=True)
+            profiles[path.stem] = load_profile(path)
+        rows += simulated_pieces([dict(zip(PIECE, key, strict=True)) for key in of], profiles[path.stem], a)
+        print(path.stem, flush=True)
     rows += contended_rows(next(iter(profiles.values())), TRACES, dict.fromkeys(p[3] for p in pieces), a)
     return rows, profiles
 
@@ -252,7 +255,7 @@ def main() -> None:
     a = parser.parse_args()
     rows, profiles = resimulate(a) if a.resimulate else measure(a)
     keep(rows, profiles, a.seconds)
-    for box in (*profiles, "contended"):
+    for box in dict.fromkeys(r["box"] for r in rows):
         for how in ("simulated", "measured"):
             for rate_hz in (*RATES_HZ, CONTENDED_HZ):
                 line = {p: s for p in (*POLICIES, "oracle") if (s := summary(rows, box, how, p, rate_hz)) is not None}
@@ -270,34 +273,34 @@ def main() -> None:
 def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     """Everything, anew; the JSON is written after each trace."""
     a.seconds = a.seconds or 6.0
-    boxes = {
-        "six": make_repository(OUT / "six"),
-        "six_two_threads": make_repository(OUT / "six_two_threads", threads=2),
-    }
+    make_repository(OUT / "six")
+    make_repository(OUT / "six_two_threads", threads=2)
     rows: Rows = []
     profiles: dict[str, ServingProfile] = {}
     turns = itertools.count()
-    for box in a.boxes.split(","):
-        profiles[box] = profile_box(boxes[box], a.profile_seconds)
-        interference = fit_interference(profiles[box].cells)
-        for trace in TRACES:
-            with contextlib.ExitStack() as running:
-                servers = dict[str, LocalServer]()
-                for policy in POLICIES if a.real else ():
-                    servers[policy] = running.enter_context(local_server(boxes[box], ("--policy", policy)))
-                for rate_hz, seed in cases(box, a.seeds):
-                    times, turn = arrivals(trace, rate_hz, a.seconds, seed), next(turns)
-                    case = {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed}
-                    for k in range(len(servers) + N_AGAIN if servers else 0):
-                        policy = list(servers)[(k + turn) % len(servers)]
-                        got = measured(servers[policy], times, a.seconds)
-                        rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
-                    rows += simulated_rows(case, profiles[box], interference, a)
-                for policy, server in servers.items():
-                    rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
-            keep(rows, profiles, a.seconds)
-            print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
-    rows += contended_rows(profiles[a.boxes.split(",")[0]], TRACES, range(a.seeds), a)
+    for box, trace in itertools.product(a.boxes.split(","), TRACES):
+        pieces = [
+            {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed} for rate_hz, seed in cases(box, a.seeds)
+        ]
+        with contextlib.ExitStack() as running:
+            servers = dict[str, LocalServer]()
+            for policy in POLICIES if a.real else ():
+                servers[policy] = running.enter_context(local_server(OUT / box, ("--policy", policy)))
+            for n, case in enumerate(pieces):
+                if n == len(pieces) // 2:
+                    profile = profile_box(box, trace, a.profile_seconds)
+                times, turn = arrivals(trace, case["rate_hz"], a.seconds, case["seed"]), next(turns)
+                for k in range(len(servers) + N_AGAIN if servers else 0):
+                    policy = list(servers)[(k + turn) % len(servers)]
+                    got = measured(servers[policy], times, a.seconds)
+                    rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
+            for policy, server in servers.items():
+                rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
+        profiles[f"{box}_{trace}"] = profile
+        rows += simulated_pieces(pieces, profile, a)
+        keep(rows, profiles, a.seconds)
+        print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
+    rows += contended_rows(next(iter(profiles.values())), TRACES, range(a.seeds), a)
     return rows, profiles
 
 
