@@ -5,9 +5,9 @@ python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--res
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
-comes from a profile of each trace, taken in the middle of its pieces, as minutes differ too. The
+comes from the profiles of a box together, one taken in the middle of each trace's pieces, as minutes differ too. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
-an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profile of the same run, or with --reprofile from ones that are measured now.
+an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profiles of the same run, or with --reprofile from ones that are measured now.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from jouleflow.load.run import Load, random_requests
 from jouleflow.load.told import energy_of_all
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
+from jouleflow.profile.merging import merge_profiles
 from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
 from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
@@ -144,9 +145,19 @@ def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: 
     return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
 
 
-def simulated_pieces(pieces: list[dict[str, Any]], profile: ServingProfile, a: argparse.Namespace) -> Rows:
-    interference = fit_interference(profile.cells)
-    return [row for case in pieces for row in simulated_rows(case, profile, interference, a)]
+def all_simulated(pieces: list[dict[str, Any]], parts: dict[str, ServingProfile], a: argparse.Namespace) -> Rows:
+    """Of all pieces, each box from what its profiles say together; and of the contended box, with the models of the first."""
+    rows: Rows = []
+    for box, of in itertools.groupby(pieces, key=lambda case: case["box"]):
+        cases = list(of)
+        profile = merge_profiles([parts[f"{box}_{trace}"] for trace in dict.fromkeys(c["trace"] for c in cases)])
+        interference = fit_interference(profile.cells)
+        for case in cases:
+            rows += simulated_rows(case, profile, interference, a)
+            print(*case.values(), "simulated", flush=True)
+        if box == pieces[0]["box"]:
+            rows += contended_rows(profile, TRACES, dict.fromkeys(c["seed"] for c in cases), a)
+    return rows
 
 
 def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterable[int], a: argparse.Namespace) -> Rows:
@@ -164,19 +175,16 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     a.seconds = told["seconds"]
     rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
     pieces = dict.fromkeys(tuple(r[k] for k in PIECE) for r in rows if r["how"] == "measured")
-    profiles: dict[str, ServingProfile] = {}
-    for (box, trace), of in itertools.groupby(pieces, key=lambda p: p[:2]):
+    parts: dict[str, ServingProfile] = {}
+    for box, trace in dict.fromkeys(p[:2] for p in pieces):
         path = profile_path(f"{box}_{trace}")
         if a.reprofile:
-            profiles[path.stem] = profile_box(box, trace, a.profile_seconds)
+            parts[path.stem] = profile_box(box, trace, a.profile_seconds)
         elif told["profiles"].get(path.name) != digest(path):
             sys.exit(f"{path} is of another run than the JSON: measure again, or with --reprofile")
         else:
-            profiles[path.stem] = load_profile(path)
-        rows += simulated_pieces([dict(zip(PIECE, key, strict=True)) for key in of], profiles[path.stem], a)
-        print(path.stem, flush=True)
-    rows += contended_rows(next(iter(profiles.values())), TRACES, dict.fromkeys(p[3] for p in pieces), a)
-    return rows, profiles
+            parts[path.stem] = load_profile(path)
+    return rows + all_simulated([dict(zip(PIECE, key, strict=True)) for key in pieces], parts, a), parts
 
 
 PIECE = ("box", "trace", "rate_hz", "seed")
@@ -253,8 +261,8 @@ def main() -> None:
         "--reprofile", action="store_true", help="with --resimulate, from a profile that is measured now"
     )
     a = parser.parse_args()
-    rows, profiles = resimulate(a) if a.resimulate else measure(a)
-    keep(rows, profiles, a.seconds)
+    rows, parts = resimulate(a) if a.resimulate else measure(a)
+    keep(rows, parts, a.seconds)
     for box in dict.fromkeys(r["box"] for r in rows):
         for how in ("simulated", "measured"):
             for rate_hz in (*RATES_HZ, CONTENDED_HZ):
@@ -276,7 +284,8 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     make_repository(OUT / "six")
     make_repository(OUT / "six_two_threads", threads=2)
     rows: Rows = []
-    profiles: dict[str, ServingProfile] = {}
+    parts: dict[str, ServingProfile] = {}
+    everything: list[dict[str, Any]] = []
     turns = itertools.count()
     for box, trace in itertools.product(a.boxes.split(","), TRACES):
         pieces = [
@@ -288,7 +297,7 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                 servers[policy] = running.enter_context(local_server(OUT / box, ("--policy", policy)))
             for n, case in enumerate(pieces):
                 if n == len(pieces) // 2:
-                    profile = profile_box(box, trace, a.profile_seconds)
+                    parts[f"{box}_{trace}"] = profile_box(box, trace, a.profile_seconds)
                 times, turn = arrivals(trace, case["rate_hz"], a.seconds, case["seed"]), next(turns)
                 for k in range(len(servers) + N_AGAIN if servers else 0):
                     policy = list(servers)[(k + turn) % len(servers)]
@@ -296,12 +305,10 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                     rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
             for policy, server in servers.items():
                 rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
-        profiles[f"{box}_{trace}"] = profile
-        rows += simulated_pieces(pieces, profile, a)
-        keep(rows, profiles, a.seconds)
+        everything += pieces
+        keep(rows, parts, a.seconds)
         print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
-    rows += contended_rows(next(iter(profiles.values())), TRACES, range(a.seeds), a)
-    return rows, profiles
+    return rows + all_simulated(everything, parts, a), parts
 
 
 def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:

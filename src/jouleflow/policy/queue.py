@@ -117,10 +117,11 @@ class ModelQueue:
             self.late_until_s = -inf
             self.end(job, Result(End.REJECTED, message=text, status=429, retry_s=wait_s))
             return False
+        key = job.key
+        last = self._last_key is None or key > self._last_key
         if self.door is not None and box is not None:
             outlook = self.door.outlook(job, self, box, now_s)
             if outlook.late_s > 0 and not (outlook.may_try and self._tries(job, now_s)):
-                last = self._last_key is None or job.key > self._last_key
                 self.late_until_s = outlook.same_until_s if last else -inf
                 self.end(job, _too_late(outlook.late_s))
                 return False
@@ -128,15 +129,12 @@ class ModelQueue:
             late_s = self.admission.late_s(job, self._expected_s(job, n_cores, core_free_s), now_s)
             if late_s > 0 and not self._tries(job, now_s):
                 # of one that would not go last, how many go before it depends on when it comes
-                last = self._last_key is None or job.key > self._last_key
                 self.late_until_s = now_s + late_s / (1 + BACK_FRAC) if last else -inf
                 self.end(job, _too_late(late_s))
                 return False
         kind = self._kinds.get(job.kind)
         if kind is None:
             kind = self._kinds[job.kind] = _Kind()
-        key = job.key
-        last = self._last_key is None or key > self._last_key
         if last:
             kind.jobs.append((key, job))
             self._last_key = key
@@ -145,11 +143,9 @@ class ModelQueue:
         self.n_changes += 1
         kind.n_rows += job.n_rows
         kind.oldest_s = min(kind.oldest_s, job.arrived_s)
-        self.n_jobs, self.n_rows, self.n_bytes = (
-            self.n_jobs + 1,
-            self.n_rows + job.n_rows,
-            self.n_bytes + job.size_bytes,
-        )
+        self.n_jobs += 1
+        self.n_rows += job.n_rows
+        self.n_bytes += job.size_bytes
         return True
 
     def refuse(self, late_s: float, now_s: float) -> Result:
