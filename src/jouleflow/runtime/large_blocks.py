@@ -6,10 +6,9 @@ import contextlib
 import ctypes
 
 # parameters of glibc's mallopt
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGE_BYTES = 4 << 20
 KEPT_BYTES = 2 * LARGE_BYTES  # at the heap's end: what glibc itself would keep, had it seen such a block freed
-STEP_BYTES = 1 << 20  # that the heap grows by
 
 
 def give_large_blocks_back() -> bool:
@@ -21,9 +20,5 @@ def give_large_blocks_back() -> bool:
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(
-            mallopt(MMAP_THRESHOLD, LARGE_BYTES)
-            and mallopt(TRIM_THRESHOLD, KEPT_BYTES)
-            and mallopt(TOP_PAD, STEP_BYTES)
-        )
+        return bool(mallopt(MMAP_THRESHOLD, LARGE_BYTES) and mallopt(TRIM_THRESHOLD, KEPT_BYTES))
     return False
