@@ -31,6 +31,7 @@ from jouleflow.serve.shipping import pack_models
 
 NAME, DEPLOYMENT = "jouleflow", "models"
 WATCH_S = 1.0
+HEARD_S = 5.0
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
 MAX_GROUPS = 1024  # that a replica takes at once: its own queues are what should say no
 
@@ -69,11 +70,16 @@ class Models:
 
 
 class Cluster:
-    """A deployment that runs, as its front sees it. slos_s: of its models that have one."""
+    """A deployment that runs, as its front sees it. slos_s: of its models that have one.
 
-    def __init__(self, serve: Any, handle: Any, slos_s: dict[str, float]) -> None:
-        self._serve, self._handle, self.slos_s = serve, handle, slos_s
-        self._answer = handle.options(method_name="answer", stream=True)
+    Requests and questions to all nodes go by handles, and so by routers, of their own: a router also counts questions as work, can lose
+    count while it is still getting to know its nodes, and puts that right only after ten seconds without work for a node. Where somebody
+    asks more often, a few clients' requests would all go to the others.
+    """
+
+    def __init__(self, serve: Any, inference: Any, questions: Any, slos_s: dict[str, float]) -> None:
+        self._serve, self._questions, self.slos_s = serve, questions, slos_s
+        self._answer = inference.options(method_name="answer", stream=True)
 
     async def carry(self, wires: Sequence[Wire]) -> AsyncIterator[Answers]:
         """`relay.Carry`."""
@@ -102,7 +108,7 @@ class Cluster:
         from ray.serve.exceptions import RayServeException
 
         try:
-            results = await self._handle.broadcast("statistics").results_async(return_exceptions=True)
+            results = await self._questions.broadcast("statistics").results_async(return_exceptions=True)
         except (RayError, RayServeException):
             return []
         return [r for r in results if isinstance(r, dict)]
@@ -152,10 +158,11 @@ def deployed(
         )(Models)  # fmt: skip
         try:
             try:
-                handle = serve.run(models.bind(shipped, server, core_w), name=NAME, route_prefix=None)
+                inference = serve.run(models.bind(shipped, server, core_w), name=NAME, route_prefix=None)
             except RuntimeError as error:
                 raise InputError(f"the models could not be deployed: {_why(serve, error)}") from error
-            yield Cluster(serve, handle, slos_s), n_nodes
+            questions = serve.handle.DeploymentHandle(DEPLOYMENT, NAME)
+            yield Cluster(serve, inference, questions, slos_s), n_nodes
         finally:
             serve.delete(NAME)
     finally:
@@ -187,7 +194,7 @@ async def front_until_told(
     access = make_access(host, settings.allow_hosts, settings.token, settings.insecure)
     relay = Relay(cluster.carry, cluster.ask_all, Gate(access), server.limits, cluster.slos_s)
     relay.n_running = n_nodes
-    for node in await relay.statistics():
+    for node in await _all_heard(relay, n_nodes):
         for name, reason in node["problems"].items():
             note(f"not served on node {node['node'][:8]}: {name}: {reason}")
         if node["niceness"] > 0:
@@ -214,6 +221,14 @@ async def front_until_told(
     await connections.close(server.limits.drain_s)  # each once its client has read what is due
     for sweep in sweeps:
         sweep.cancel()
+
+
+async def _all_heard(relay: Relay, n_nodes: int) -> list[dict[str, Any]]:
+    """Statistics of all nodes, of which a router hears only some time after it began; of those that it has heard of when that takes long."""
+    until_s = monotonic() + HEARD_S
+    while len(nodes := await relay.statistics()) < n_nodes and monotonic() < until_s:
+        await asyncio.sleep(0.05)
+    return nodes
 
 
 async def _watch(cluster: Cluster, relay: Relay, n_nodes: int, note: Callable[[str], None]) -> None:
