@@ -1,8 +1,16 @@
 """What requests cost among others, from what they cost alone."""
 
+import numpy as np
 import pytest
 
 from jouleflow.load.front import share_of
+from jouleflow.profile.serving import lost_frac, mean_lost_frac
+
+
+@pytest.mark.parametrize("rate_hz", [1.0, 300.0, 1e4])
+def test_what_is_lost_in_the_mean_at_random_moments(rate_hz: float) -> None:
+    rests_s = np.random.default_rng(0).exponential(1 / rate_hz, 100_000)
+    assert mean_lost_frac(rate_hz) == pytest.approx(np.mean([lost_frac(s) for s in rests_s]), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """An open loop sends when requests are due, on as many connections as that takes, and reads answers however they come."""
 
 import asyncio
+import contextlib
 from itertools import pairwise
 from time import monotonic
 
@@ -62,7 +63,7 @@ class _Server(asyncio.Protocol):
 
     def __init__(self, answers: list[list[bytes]], close_after: int | None = None) -> None:
         self.answers, self.close_after, self.n = answers, close_after, 0
-        self.n_connections = 0
+        self.n_connections = self.n_open = 0
 
     def __call__(self) -> asyncio.Protocol:
         self.n_connections += 1
@@ -71,6 +72,10 @@ class _Server(asyncio.Protocol):
         class One(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 self.transport = transport
+                outer.n_open += 1
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                outer.n_open -= 1
 
             def data_received(self, data: bytes) -> None:
                 asyncio.get_running_loop().create_task(self.answer(data.count(b"\r\n\r\n")))
@@ -134,6 +139,31 @@ def test_what_is_due_in_the_warm_up_is_left_out() -> None:
         assert len(found.latency_s) == len(found.start_s) == 11
         assert max(found.start_s) - min(found.start_s) == pytest.approx(0.1)
         assert found.duration_s == pytest.approx(0.105, abs=0.05)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("loop", ["open", "closed", "open, given up"])
+def test_a_run_leaves_no_connection_open(loop: str) -> None:
+    """A server counts them: runs in turns in one process would use up what it allows."""
+    answers = [[ANSWER]] if "given up" in loop else [[ANSWER + b"abcd"]]  # half an answer
+    server = _Server(answers)
+
+    async def go() -> None:
+        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        if loop == "closed":
+            await closed_loop("127.0.0.1", port, [REQUEST], 5, 0.1, 0.0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(open_loop("127.0.0.1", port, [REQUEST], np.linspace(0, 0.1, 20)), 0.5)
+        for _ in range(100):
+            if not server.n_open:
+                break
+            await asyncio.sleep(0.01)
+        assert server.n_connections
+        assert not server.n_open
+        listener.close()
 
     asyncio.run(go())
 

@@ -10,7 +10,7 @@ from jouleflow.policy.batch import Delay
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import NoInterference, Pairwise
 from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile, light_rate_hz
-from jouleflow.sim.box import ServedAs, energy_j, load_held, sim_models
+from jouleflow.sim.box import WITHIN_FRAC, ServedAs, energy_j, load_held, sim_models
 from jouleflow.sim.serving import simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -112,3 +112,16 @@ def test_misuse() -> None:
         load_held(made_up(), NoInterference(), "table", {"quik": 1})
     with pytest.raises(InputError, match="no SLO"):
         load_held(made_up(slo_s=0.0), NoInterference(), "table")
+
+
+def test_what_the_loop_does_within_a_batch_is_not_counted_twice() -> None:
+    """What a row takes longer is told by the server, and is more than the model's by what its loop does meanwhile."""
+    told, longer_s, loop_s = made_up(), 0.007, 0.005
+    quick = told.models["quick"].model_copy(update={"cold_spread_s": (0.001, 0.003), "longer_s": longer_s})
+
+    def idle_s(warm_s: float) -> float:
+        changed = quick.model_copy(update={"warm_s": warm_s})
+        one = told.model_copy(update={"models": {"quick": changed}})
+        return sum(sim_models(one, with_clients=False)["quick"].idle_spread_s)
+
+    assert idle_s(loop_s) / idle_s(0.0) == pytest.approx(1 - WITHIN_FRAC * loop_s / longer_s)

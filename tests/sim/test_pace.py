@@ -6,7 +6,7 @@ import pytest
 from jouleflow.profile.latencies import Latencies
 from jouleflow.profile.serving import Cell, ServingProfile
 from jouleflow.sim.pace import HOLD_S, Pace
-from jouleflow.sim.serving import SimModel, simulate_serving
+from jouleflow.sim.serving import Front, SimModel, simulate_serving
 
 
 def test_a_course_takes_every_pace_for_a_while() -> None:
@@ -31,6 +31,13 @@ def test_batches_take_as_much_longer() -> None:
     model, times = SimModel(Latencies((1,), (0.01,))), np.arange(0, 20, 0.1)
     took_s = simulate_serving({"m": model}, {"m": times}, 1, "delay", pace=Pace((1.0, 1.5))).models["m"].latency_s
     assert np.unique(took_s.round(6)).tolist() == [0.01, 0.015]
+
+
+def test_so_does_what_a_request_costs_beside_them() -> None:
+    model = SimModel(Latencies((1,), (0.01,)), front=Front(0.001, 0.002, 0.004))
+    outcome = simulate_serving({"m": model}, {"m": np.array([0.0])}, 3, "delay", pace=Pace((1.5,)))
+    assert outcome.models["m"].latency_s == pytest.approx([1.5 * 0.017])
+    assert outcome.front_s == pytest.approx(1.5 * 0.003)
 
 
 def test_a_profile_knows_the_pace_of_its_machine() -> None:

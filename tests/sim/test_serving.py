@@ -1,7 +1,7 @@
 """The simulated server: queueing theory where there is a formula, conservation, and what policies are for."""
 
 from dataclasses import dataclass, field
-from math import inf
+from math import exp, inf
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from jouleflow.policy.dispatch import Dispatcher
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import Wakes
+from jouleflow.profile.serving import CAUGHT_COLD_S, Wakes, lost_frac
 from jouleflow.sim.serving import Front, ModelOutcome, SimModel, simulate_serving, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -61,14 +61,34 @@ def test_the_loop_takes_its_share_of_the_cores() -> None:
     assert two.front_s == pytest.approx(1.5)
 
 
+def test_what_a_batch_waits_for_a_core_is_no_work() -> None:
+    # 0.5 s of reading; then the second request is read for 0.5 s, from 1.0, while the batch of the first has a quarter of the core
+    model = SimModel(Latencies((1,), (1.0,)), max_batch=1, front=Front(0.5, 0.0))
+    outcome = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0])}, 1, "delay")
+    assert outcome.models["m"].latency_s[0] == pytest.approx(1.875)
+    assert outcome.busy_s == pytest.approx(2.0)
+
+
+def test_a_loop_that_has_rested_takes_longer() -> None:
+    model = SimModel(Latencies((1,), (0.2,)), max_batch=2, front=Front(0.001, 0.001, wake_s=0.01))
+    alone = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0])}, 1, "delay")
+    # read after a rest, at the very start but for none; answered after 0.2 s: all of wake_s each time
+    np.testing.assert_allclose(alone.models["m"].latency_s, [0.001 + 0.2 + 0.011, 0.011 + 0.2 + 0.011])
+    assert alone.front_s == pytest.approx(4 * 0.001 + 3 * 0.01)
+    many = simulate_serving({"m": model}, {"m": np.array([0.001, 0.0011, 0.0012])}, 1, "delay")
+    # of three that come within what the loop takes for the first, one waits for it to come back, for 1 ms; then two ends of batches
+    assert many.front_s == pytest.approx(6 * 0.001 + 0.01 * (lost_frac(0.001) + 2))
+    assert lost_frac(CAUGHT_COLD_S) == pytest.approx(1 - exp(-1))
+
+
 def test_a_box_that_was_idle_takes_longer() -> None:
     model = SimModel(Latencies((1,), (1.0,)), max_batch=1, idle_spread_s=(0.5,))
     found = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0, 5.0])}, 1, "delay").models["m"]
     np.testing.assert_allclose(
-        found.latency_s, [1.5, 0.5 + 1.0, 1.5], rtol=1e-4
-    )  # idle; right after another; idle again
+        found.latency_s, [1.5, 0.5 + 1.0 + 0.125, 1.5], rtol=1e-4
+    )  # idle; right after another, when a quarter is left; idle again
     half = simulate_serving({"m": model}, {"m": np.array([0.0, 1.0, 5.0])}, 2, "delay").models["m"]
-    np.testing.assert_allclose(half.latency_s, [1.5, 0.5 + 1.25, 1.5], rtol=1e-4)  # half of the cores were busy
+    np.testing.assert_allclose(half.latency_s, [1.5, 0.5 + 1.3125, 1.5], rtol=1e-4)  # half of the cores were busy
 
 
 def test_a_request_waits_until_everybody_has_woken_up() -> None:

@@ -72,7 +72,7 @@ class _ClosedLoop(Connections):
             self.free.append(connection)
 
     def is_over(self) -> bool:
-        return monotonic() >= self.until_s or not self.n_open
+        return monotonic() >= self.until_s or not self.open
 
 
 class _OpenLoop(Connections):
@@ -103,7 +103,7 @@ class _OpenLoop(Connections):
         self._open_more()
 
     def _open_more(self) -> None:
-        n_wanted = min(self.n_due - self.n_sent, self.max_connections - self.n_open, READY)
+        n_wanted = min(self.n_due - self.n_sent, self.max_connections - len(self.open), READY)
         for _ in range(n_wanted - len(self.opening)):
             task = self.loop.create_task(self.connect())
             self.opening.add(task)
@@ -129,9 +129,12 @@ async def closed_loop(
     load = _ClosedLoop(host, port, requests)
     start_s = monotonic()
     load.until_s = start_s + warm_up_s + duration_s
-    for _ in range(n_in_flight):
-        await load.connect()
-    await asyncio.wait_for(load.done, warm_up_s + duration_s + 60)
+    try:
+        for _ in range(n_in_flight):
+            await load.connect()
+        await asyncio.wait_for(load.done, warm_up_s + duration_s + 60)
+    finally:
+        load.close()
     return _after(load.answers, start_s + warm_up_s, duration_s)
 
 
@@ -153,15 +156,18 @@ async def open_loop(
     load = _OpenLoop(host, port, requests, due_s, max_connections)
     if not due_s:
         return load.answers
-    for _ in range(min(READY, max_connections)):
-        await load.connect()
-    pacer = Pacer(due_s, load.due)
     try:
-        await asyncio.wait_for(load.done, due_s[-1] - start_s + 120)
+        for _ in range(min(READY, max_connections)):
+            await load.connect()
+        pacer = Pacer(due_s, load.due)
+        try:
+            await asyncio.wait_for(load.done, due_s[-1] - start_s + 120)
+        finally:
+            pacer.stop()
     finally:
-        pacer.stop()
         for task in load.opening:
             task.cancel()
+        load.close()
     load.answers.duration_s = max(monotonic() - start_s, due_s[-1] - start_s)
     return load.answers if not warm_up_s else _due_after(load.answers, start_s, warm_up_s)
 

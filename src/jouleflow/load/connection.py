@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.owner.n_open += 1
+        self.owner.open.add(self)
 
     def send(self, request: bytes, started_s: float) -> None:
         self.started_s, self.busy = started_s, True
@@ -84,7 +84,8 @@ class Connections:
         self.answers = Answers()
         self.heads: dict[bytes, tuple[int, int]] = {}  # of answers seen: status, and bytes in all
         self.free: list[Connection] = []
-        self.n_open = self.n_sent = self.n_flying = 0
+        self.open: set[Connection] = set()
+        self.n_sent = self.n_flying = 0
         self.done: asyncio.Future[None] = self.loop.create_future()
 
     async def connect(self) -> None:
@@ -100,7 +101,7 @@ class Connections:
         if connection.lost:
             return
         connection.lost = True
-        self.n_open -= 1
+        self.open.discard(connection)
         if connection in self.free:
             self.free.remove(connection)
 
@@ -127,3 +128,8 @@ class Connections:
     def is_over(self) -> bool:
         """Whether nothing more will be sent."""
         return True
+
+    def close(self) -> None:
+        """All of them, at the end of the run: a server counts them until then."""
+        for connection in list(self.open):
+            connection.transport.close()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from jouleflow.load.front import measure_front
 from jouleflow.load.light import measure_light
 from jouleflow.load.wakes import measure_wakes
-from jouleflow.profile.serving import ServingProfile, with_front, with_wakes
+from jouleflow.profile.serving import ServingProfile, with_costs, with_wakes
 from jouleflow.runtime.colocation import Wanted
 
 
 def measure_requests(profile: ServingProfile, folder: Path, wanted: Sequence[Wanted]) -> ServingProfile:
-    """The profile of the models of a folder, with front_s, refusal_s, client_s and longer_s of each, and wakes.
+    """The profile of the models of a folder, with what requests of each cost, longer_s, and wakes.
 
     Raises InputError when a server of the folder does not start, or answers otherwise than it should.
     """
@@ -23,6 +24,6 @@ def measure_requests(profile: ServingProfile, folder: Path, wanted: Sequence[Wan
         measure_light(folder, wanted, row_s, profile.n_cores),
     )
     for name, cost in costs.items():
-        profile = with_front(profile, name, cost.request_s, cost.refusal_s, cost.client_s, longer_s.get(name, 0.0))
+        profile = with_costs(profile, name, {**asdict(cost), "longer_s": longer_s.get(name, 0.0)})
     cheapest = min(costs, key=lambda name: costs[name].refusal_s)  # what waits is not what is read: it is of the box
     return with_wakes(profile, measure_wakes(folder, cheapest, costs[cheapest], profile.n_cores))

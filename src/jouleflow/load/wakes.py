@@ -26,7 +26,7 @@ from jouleflow.load.client import open_loop
 from jouleflow.load.front import NO_TIME_S, FrontCost
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.load.run import Load, random_requests
-from jouleflow.profile.serving import Wakes
+from jouleflow.profile.serving import Wakes, lost_frac
 from jouleflow.profile.spread import spread_of
 from jouleflow.runtime.meter import cpu_s, machine_busy_core_s
 from jouleflow.trace.arrivals import make_arrivals
@@ -81,8 +81,9 @@ def idle_and_waited_s(answers: Answers, cost: FrontCost) -> tuple[NDArray[np.flo
     due_s, latency_s = np.array(answers.start_s)[order], np.array(answers.latency_s)[order]
     refused = np.array(answers.status)[order] == 503
     before_s = np.concatenate([[-np.inf], np.maximum.accumulate(due_s + latency_s)[:-1]])
-    waited_s = np.maximum(latency_s - cost.refusal_s - cost.client_s, 0.0)
-    return np.maximum(due_s - before_s, 0.0)[refused], waited_s[refused]
+    idle_s = np.maximum(due_s - before_s, 0.0)
+    spent_s = cost.refusal_s + cost.client_s + cost.wake_s * np.array([lost_frac(rest_s) for rest_s in idle_s])
+    return idle_s[refused], np.maximum(latency_s - spent_s, 0.0)[refused]
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from statistics import median
 from jouleflow.errors import InputError
 from jouleflow.profile.serving import ProfiledModel, ServingProfile, Wakes
 
+COSTS = ("front_s", "warm_s", "wake_s", "refusal_s", "client_s", "longer_s")
+
 
 def merge_profiles(parts: Sequence[ServingProfile]) -> ServingProfile:
     """All cells, all values to draw from, and of each cost of a request the median.
@@ -39,10 +41,7 @@ def _files(profile: ServingProfile) -> dict[str, str]:
 def _merged(parts: Sequence[ProfiledModel]) -> ProfiledModel:
     costs = {
         "memory_bytes": max(p.memory_bytes for p in parts),
-        "front_s": median([p.front_s for p in parts]),
-        "refusal_s": median([p.refusal_s for p in parts]),
-        "client_s": median([p.client_s for p in parts]),
-        "longer_s": median([p.longer_s for p in parts]),
+        **{cost: median([getattr(p, cost) for p in parts]) for cost in COSTS},
         "cold_spread_s": tuple(sorted(s for p in parts for s in p.cold_spread_s)),
     }
     return parts[0].model_copy(update=costs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from jouleflow.profile.spread import spread_of
 
 MAX_FILE_BYTES = 64 << 20
 LEAST_TIMES = 6  # that a batch was measured alone, to say how much the machine's pace varies
+CAUGHT_COLD_S = 3e-3
 LIGHT_FRAC, LIGHT_MAX_HZ = 0.2, 60.0  # of all cores, by all models together; of each model
 
 
@@ -53,8 +55,9 @@ class Cell(BaseModel):
 
 class ProfiledModel(BaseModel):
     """A model as it was measured. sha256: of its file. memory_bytes: resident, of its process. front_s and refusal_s: CPU seconds, in the
-    server's own process, of a request that is answered and of one that is refused; client_s: of a client on this machine; 0
-    when not measured. cold_spread_s: equally likely values of what a batch takes longer when its core was idle or ran something else
+    server's own process, of a request that is answered at a middling load of all models, and of one that is refused among many others; client_s: of a
+    client on this machine; 0 when not measured. warm_s: what is left of front_s among many others (0: all of it); wake_s: what each of its two parts,
+    reading and answering, takes more when the server's loop has rested (`lost_frac`). cold_spread_s: equally likely values of what a batch takes longer when its core was idle or ran something else
     before; none when not measured. longer_s: what one row takes longer, in the mean, on a server at `light_rate_hz`, where this and
     more makes it longer; 0 when not measured."""
 
@@ -72,6 +75,8 @@ class ProfiledModel(BaseModel):
     client_s: float = 0.0
     cold_spread_s: tuple[float, ...] = ()
     longer_s: float = 0.0
+    warm_s: float = 0.0
+    wake_s: float = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +110,16 @@ class Wakes(BaseModel):
 def calm_s(seconds: Sequence[float]) -> float:
     """The lower quartile, of few the least: what else a machine does can only make things take longer."""
     return sorted(seconds)[len(seconds) // 4]
+
+
+def lost_frac(rest_s: float) -> float:
+    """How much of what the server's loop needs has left the caches once it has rested for so long, and costs that share of wake_s."""
+    return 1.0 - exp(-rest_s / CAUGHT_COLD_S)
+
+
+def mean_lost_frac(rate_hz: float) -> float:
+    """The mean of `lost_frac` where something comes at random moments, so often a second."""
+    return 1.0 / (1.0 + rate_hz * CAUGHT_COLD_S)
 
 
 def light_rate_hz(row_s: Mapping[str, float], n_cores: int) -> float:
@@ -172,13 +187,10 @@ def save_profile(profile: ServingProfile, path: Path) -> None:
     fresh.replace(path)
 
 
-def with_front(
-    profile: ServingProfile, model: str, front_s: float, refusal_s: float, client_s: float, longer_s: float
-) -> ServingProfile:
-    """The profile with what a request to a model costs beside it, and what its row takes longer on a server."""
-    costs = {"front_s": front_s, "refusal_s": refusal_s, "client_s": client_s, "longer_s": longer_s}
+def with_costs(profile: ServingProfile, model: str, costs: Mapping[str, float]) -> ServingProfile:
+    """The profile with more of what is known of a model: values of fields of `ProfiledModel`, by their names."""
     return profile.model_copy(
-        update={"models": {**profile.models, model: profile.models[model].model_copy(update=costs)}}
+        update={"models": {**profile.models, model: profile.models[model].model_copy(update=dict(costs))}}
     )
 
 

@@ -14,15 +14,17 @@ from jouleflow.policy.batch import AT_ONCE, Delay
 from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import Interference
-from jouleflow.profile.serving import ServingProfile, Wakes, light_rate_hz
+from jouleflow.profile.serving import ProfiledModel, ServingProfile, Wakes, light_rate_hz, mean_lost_frac
 from jouleflow.sim.pace import Pace
-from jouleflow.sim.serving import Front, ServingOutcome, SimModel, simulate_with
+from jouleflow.sim.serving import WARMED_FRAC, Front, ServingOutcome, SimModel, simulate_with
 from jouleflow.trace.arrivals import make_arrivals
 from jouleflow.units import format_quantity
 
 STEPS = 7  # of the search: the rate is found within 1 %
 HEADROOM = 1.3  # over what the cores or the server's loop could do if nothing else took time: nothing above can be held
 MAX_REQUESTS = 40_000  # of a run, which is then shorter
+PARTS = 2  # of a request: reading it, and answering it some time later
+WITHIN_FRAC = 0.2  # of what the server's loop does for a request, what lies between the start and the end of its batch
 MOST_BUSY_FRAC = 0.5  # of the cores of a server with little to do
 LEAST_SLOS = 20  # but lasts as many of the longest SLO: time for a queue to grow
 
@@ -45,14 +47,19 @@ def sim_models(
     return {
         name: SimModel(
             profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority, how[name].max_queue,
-            front=Front(
-                m.front_s / 2, m.front_s / 2, m.client_s if with_clients else 0.0, max(m.refusal_s - m.front_s / 2, 0.0),
-                profile.wakes if with_clients else Wakes(),
-            ),
+            front=_front(profile, m, with_clients),
             idle_spread_s=_idle_spread_s(profile, name), delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
+
+
+def _front(profile: ServingProfile, model: ProfiledModel, with_clients: bool) -> Front:
+    each_s = (model.warm_s or model.front_s) / 2
+    return Front(
+        each_s, each_s, model.client_s if with_clients else 0.0, max(model.refusal_s - each_s, 0.0),
+        profile.wakes if with_clients else Wakes(), model.wake_s,
+    )  # fmt: skip
 
 
 def _idle_spread_s(profile: ServingProfile, name: str) -> tuple[float, ...]:
@@ -63,10 +70,13 @@ def _idle_spread_s(profile: ServingProfile, name: str) -> tuple[float, ...]:
         return ()
     row_s = {n: profile.latencies(n).of(1) for n in profile.models}
     cold_s = fmean(model.cold_spread_s)
-    longer_s = max((row_s[name] + model.longer_s) / pace - row_s[name], 0.0) if model.longer_s else cold_s
+    rate_hz = light_rate_hz(row_s, profile.n_cores)
+    loop_s = model.warm_s + PARTS * model.wake_s * mean_lost_frac(rate_hz * len(row_s) * PARTS)
+    longer_s = model.longer_s - WITHIN_FRAC * loop_s
+    longer_s = max((row_s[name] + longer_s) / pace - row_s[name], 0.0) if model.longer_s else cold_s
     served_s = sum(row_s[n] + m.longer_s for n, m in profile.models.items())
-    busy_frac = min(light_rate_hz(row_s, profile.n_cores) * served_s / profile.n_cores, MOST_BUSY_FRAC)
-    return tuple(s / cold_s * longer_s / (1 - busy_frac) for s in model.cold_spread_s)
+    busy_frac = min(rate_hz * served_s / profile.n_cores, MOST_BUSY_FRAC)
+    return tuple(s / cold_s * longer_s / (1 - WARMED_FRAC * busy_frac) for s in model.cold_spread_s)
 
 
 @dataclass(frozen=True, slots=True)

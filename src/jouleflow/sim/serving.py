@@ -26,7 +26,7 @@ from jouleflow.policy.policies import policy_maker
 from jouleflow.policy.queue import MAX_JOBS, ModelQueue
 from jouleflow.profile.interference import Interference, NoInterference
 from jouleflow.profile.latencies import Latencies
-from jouleflow.profile.serving import Batch, Wakes
+from jouleflow.profile.serving import Batch, Wakes, lost_frac
 from jouleflow.profile.spread import Draws
 from jouleflow.sim.pace import Pace
 
@@ -34,31 +34,34 @@ Float = NDArray[np.float64]
 KIND = ((),)
 COMPLETED = Result(End.COMPLETED)
 LATELY_S = 0.1  # time constant of how busy a box has been
+# Of what a batch takes more on a box that has little to do, what one that is busy all the time does without.
+WARMED_FRAC = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
     """CPU seconds of one request beside its model's: request_s to read it and queue it, answer_s to answer it, refuse_s to refuse it (as
-    much as to answer it when None); all in the server's one loop. client_s: of its client, when that shares the cores. wakes: what
-    it waits beside that."""
+    much as to answer it when None); all in the server's one loop, among many others. wake_s: what reading and answering take more when the loop has
+    rested for long (`lost_frac`). client_s: of its client, when that shares the cores. wakes: what it waits beside that."""
 
     request_s: float = 0.0
     answer_s: float = 0.0
     client_s: float = 0.0
     refuse_s: float | None = None
     wakes: Wakes = field(default_factory=Wakes)
+    wake_s: float = 0.0
 
     @property
     def cores(self) -> float:
-        """That are busy while the loop is."""
-        loop_s = self.request_s + self.answer_s
+        """That are busy while the loop is, at a load where it loses half of wake_s before either part."""
+        loop_s = self.request_s + self.answer_s + self.wake_s
         return 1.0 + self.client_s / loop_s if loop_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SimModel:
     """A model as its profile knows it. latencies: alone, by rows, again and again. idle_spread_s: what to draw from of what a batch takes more on
-    a box that has not been busy lately; nothing of it is left on one that is busy all the time. delay: what the policy `delay` does for it."""
+    a box that has not been busy lately; a quarter of it is left on one that is busy all the time. delay: what the policy `delay` does for it."""
 
     latencies: Latencies
     slo_s: float = 0.0
@@ -96,7 +99,7 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ServingOutcome:
-    """A simulated run. busy_s: core seconds spent on batches; front_s: on requests beside them."""
+    """A simulated run. busy_s: CPU seconds spent on batches, without what they waited for a core; front_s: on requests beside them."""
 
     models: Mapping[str, ModelOutcome]
     duration_s: float
@@ -113,8 +116,9 @@ class _Running:
     left_s: float
     batch: Batch
     slowdown: float = 1.0  # by what runs beside it
+    share: float = 1.0  # of a core
     speed: float = 1.0
-    since_s: float = 0.0  # when left_s and speed were true
+    since_s: float = 0.0  # when left_s, share and speed were true
 
 
 @dataclass(slots=True)
@@ -237,8 +241,12 @@ class Simulation:
         if not seconds:
             then()
             return
+        front = self.models[name].front
+        if front.wake_s and self._front_free_s < self.now_s:
+            seconds += front.wake_s * lost_frac(self.now_s - self._front_free_s)
+        seconds *= self._pace_at(self.now_s)
         self.front_s += seconds
-        cores = self.models[name].front.cores
+        cores = front.cores
         idle = self._front_free_s <= self.now_s
         self._front_free_s = max(self._front_free_s, self.now_s) + seconds
         if idle or cores > self._front_cores:
@@ -260,7 +268,7 @@ class Simulation:
         def done(result: Result) -> None:
             if result.end is End.COMPLETED:
                 self.arrival_s[name].append(arrived_s)
-                self.latency_s[name].append(self.now_s - arrived_s + model.front.client_s)
+                self.latency_s[name].append(self.now_s - arrived_s + model.front.client_s * self._pace_at(self.now_s))
             else:
                 refuse_s = model.front.refuse_s
                 self._chore(model.front.answer_s if refuse_s is None else refuse_s, name, _nothing)
@@ -274,7 +282,7 @@ class Simulation:
         started = self._now_counts = False
         while (start := self.dispatcher.next(self.now_s)) is not None:
             model = self.models[start.name]
-            longer_s = self._draws.of(model.idle_spread_s) * (1 - self._busy_lately())
+            longer_s = self._draws.of(model.idle_spread_s) * (1 - WARMED_FRAC * self._busy_lately())
             work_s = (model.latencies.of(start.n_rows) + longer_s) * self._pace_at(self.now_s)
             self.running.append(_Running(start, work_s, Batch(start.name, start.n_rows), since_s=self.now_s))
             self.batch_rows[start.name].append(start.n_rows)
@@ -307,9 +315,10 @@ class Simulation:
             share = max((n_cores - front) / len(running), 0.5 * n_cores / (len(running) + front))
         for one in running:
             speed = share / one.slowdown
-            if speed != one.speed:
+            if speed != one.speed or share != one.share:
                 one.left_s -= (now_s - one.since_s) * one.speed
-                one.since_s, one.speed = now_s, speed
+                self.busy_s += (now_s - one.since_s) * one.share
+                one.since_s, one.share, one.speed = now_s, share, speed
 
     def _next_end(self) -> tuple[float, _Running | None]:
         """When the first of the running batches ends, and which."""
@@ -328,7 +337,7 @@ class Simulation:
         for sleeper in sleepers:
             sleeper.wake()
         start = one.start
-        self.busy_s += self.now_s - start.started_s
+        self.busy_s += (self.now_s - one.since_s) * one.share
         if self._front_free_s > self.now_s:
             self._at(self._front_free_s, lambda: self._ended(start))
         else:
