@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Finished, Totals
-from jouleflow.policy.bcedge import CHOICES, INSTANCES, N_SEEN, TABLE, BcEdge, Choice, Slot, Watch
+from jouleflow.policy.bcedge import CHOICES, INSTANCES, N_SEEN, TABLE, TRIED_BATCHES, BcEdge, Choice, Slot, Watch
 from jouleflow.policy.policies import make_policy, policy_maker
 from jouleflow.policy.utility import shortfall_between, utility
 from jouleflow.profile.latencies import Latencies
@@ -88,6 +88,40 @@ def test_the_table_is_taken_where_small_batches_would_fall_behind() -> None:
     policy, many = seen_by(Choice(1, 64, False), n_waiting=200)
     assert many.n_rows == 8
     assert policy.n_fallbacks == 1
+
+
+def test_the_table_is_taken_where_a_core_would_be_idle_while_much_waits() -> None:
+    def decided(together: float = 1.0, others: int = 0, **changes: object) -> int:
+        """Rows that start beside a batch that runs. together: how many times longer batches took when the table had them run at once."""
+        box, policy = OneModel(), BcEdge(lambda _: CHOICES.index(Choice(8, 1, False)))
+        box.n_busy = 1
+        if together:
+            for batch in (Finished(1, 0.010), *(Finished(1, 0.010 * together, alone=False) for _ in range(200))):
+                policy._first = view().latencies
+                policy.finished(batch)
+        if others:
+            box.totals = lambda: {"m": box.now, "other": replace(NOTHING, n_waiting=others)}  # type: ignore[method-assign]
+        return policy.decide(view(name="m", box=box, n_running=1, **changes)).n_rows
+
+    assert decided(n_waiting=200) == 8  # 600 ms of work for one core, and a quarter of an SLO is 250
+    assert decided(n_waiting=40) == 0  # 120 ms
+    assert decided(n_waiting=200, together=2.0) == 0  # two at once would get no more done than one after the other
+    assert decided(n_waiting=200, together=0.0) == 8  # nobody knows yet
+    assert decided(n_waiting=200, others=1) == 0  # the core is wanted
+
+
+def test_how_batches_at_once_disturb_each_other_is_tried() -> None:
+    box, policy = OneModel(), BcEdge(lambda _: CHOICES.index(Choice(8, 1, False)))
+    box.n_busy = 1
+    policy.decide(view(name="m", box=box, n_running=1, n_waiting=200))
+    policy.finished(Finished(1, 0.010))
+    for _ in range(TRIED_BATCHES):
+        policy.finished(Finished(1, 0.025, alone=False))
+    assert policy.disturbed == [1.0, 1.0, pytest.approx(1.0 + 1.5 * (1 - 0.95**TRIED_BATCHES))]
+    later = {"now_s": 5.0, "deadline_s": 6.0}
+    assert policy.decide(view(name="m", box=box, n_running=1, n_waiting=200, **later)).n_rows == 0
+    policy.finished(Finished(1, 0.025, alone=False))  # it is the choice again that what batches take tells of
+    assert policy.disturbed[0] == pytest.approx(1.0 + 1.5 * 0.05)
 
 
 def test_without_knowledge_it_is_the_table() -> None:

@@ -28,6 +28,8 @@ N_SEEN = 21
 SAFETY_FRAC = 0.1  # of a predicted latency
 DISTURBED_WEIGHT = 0.05  # of a batch in the running mean
 RATE_S = 1.0  # time constant of the arrival rate's mean
+MORE_BY = 1.2  # rows a second, for which more batches at once are worth it
+TRIED_BATCHES = 32  # from which it is known how they do
 MIN_SLOT_S, MAX_SLOT_S = 0.01, 0.5
 BATCHES, INSTANCES = (1, 2, 4, 8, 16, 64), (1, 2, 64)
 
@@ -166,6 +168,10 @@ class BcEdge:
     _alone_frac: float = 0.0  # of what was known at first, that batches take which run alone; 0: there was none
     _frac: list[float] = field(default_factory=lambda: [0.0 for _ in INSTANCES])  # the same of all, by INSTANCES
     _watch: Watch = field(default_factory=Watch)
+    _trying_more: bool = (
+        False  # batches at once than was chosen, in this slot: nobody knew yet how they disturb each other
+    )
+    _n_more: int = 0  # batches that told
     slot_end_s: float = float("-inf")
     _slot_start_s: float = 0.0
     _before: dict[str, Totals] = field(default_factory=dict)
@@ -191,6 +197,10 @@ class BcEdge:
         ):
             self.n_fallbacks += 1
             return table
+        if self._leaves_idle(learned, table, view):
+            self.n_fallbacks += 1
+            self._trying_more = self._n_more < TRIED_BATCHES
+            return table
         return learned
 
     def _learned(self, view: View) -> Decision:
@@ -212,6 +222,24 @@ class BcEdge:
         at_once = min(self.choice.n_instances, view.n_instances)
         return view.n_waiting * view.latencies.of(learned.n_rows) / learned.n_rows / at_once > view.slo_s / 2
 
+    def _leaves_idle(self, learned: Decision, table: Decision, view: View) -> bool:
+        """Whether it keeps cores that nobody else wants from more than it gets done in a quarter of an SLO without them, though batches at once
+        were not seen to disturb each other too much for that."""
+        assert view.latencies is not None
+        assert view.box is not None
+        at_once = self.choice.n_instances
+        if learned.n_rows or not table.n_rows or view.n_running < at_once:
+            return False
+        n_rows = min(self.choice.n_rows, view.max_batch, view.n_waiting)
+        if view.n_waiting * view.latencies.of(n_rows) / n_rows / at_once <= view.slo_s / 4:
+            return False
+        faster = min(view.n_instances, view.box.n_cores) / at_once
+        if faster * self.disturbed[INSTANCES.index(at_once)] < MORE_BY * self.disturbed[-1]:
+            return False
+        if view.box.n_busy > view.n_running:
+            return False
+        return not any(t.n_waiting for n, t in view.box.totals().items() if n != view.name)
+
     def _new_slot(self, view: View) -> None:
         assert view.box is not None
         after, span_s = view.box.totals(), view.now_s - self._slot_start_s
@@ -225,7 +253,7 @@ class BcEdge:
         number = self.choose(seen)
         done = TABLE if self.second_opinion.table_decides else number  # what the slot will show the worth of
         self.choice, self._seen, self._before = CHOICES[number], (seen, done), after
-        self._slot_start_s = view.now_s
+        self._slot_start_s, self._trying_more = view.now_s, False
         self.slot_end_s = view.now_s + min(max(view.slo_s, MIN_SLOT_S), MAX_SLOT_S)
 
     def finished(self, batch: Finished) -> None:
@@ -233,6 +261,8 @@ class BcEdge:
         if self._first is None:
             return
         frac, k = batch.seconds / self._first.of(batch.n_rows), INSTANCES.index(self.choice.n_instances)
+        if self._trying_more and not batch.alone:
+            k, self._n_more = len(INSTANCES) - 1, self._n_more + 1
         if batch.alone:
             self._alone_frac = _mean_with(self._alone_frac, frac)
         self._frac[k] = _mean_with(self._frac[k] or self._alone_frac, frac)  # until it is known, not disturbed

@@ -15,6 +15,7 @@ TRY_SLOTS, COUNTED_SLOTS = 16, 8  # of each try; the first of them still suffer 
 RUN_SLOTS, MAX_RUN_SLOTS = 64, 1024  # of the winner, doubled while it is the same one
 BETTER_BY = 0.01  # the table, to be taken
 WORSE_BY = 0.1  # than in its try, with which the run of who won is cut short
+EASIER_BY = 0.2  # than that, and it is another load than it was won on
 
 
 @dataclass
@@ -44,7 +45,7 @@ class SecondOpinion:
             return
         if n_ended:
             self._in_time_frac += WEIGHT * (n_in_time / n_ended - self._in_time_frac)
-        if self._n_left and self._in_time_frac > self._won_frac - WORSE_BY:
+        if self._n_left and -WORSE_BY < self._in_time_frac - self._won_frac < EASIER_BY:
             return
         if self.table_decides or self._in_time_frac < LEAST_FRAC:
             self._start_try(table=True)
