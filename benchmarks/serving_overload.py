@@ -1,9 +1,9 @@
 """Goodput from half of capacity to ten times it: each policy of ours on the real server, the same simulated, and two peers.
 
-python benchmarks/serving_overload.py [--seconds 4] [--rounds 3] [--peers mosec,litserve]
+python benchmarks/serving_overload.py [--seconds 3] [--rounds 5] [--peers mosec,litserve]
 
 One model of some 3 ms a row and a small input (so that the client can send ten times too much), SLO 50 ms, Poisson arrivals,
-all on one machine; then one of some 11 ms a row, SLO 150 ms, under the two policies that it is mostly about, as what a refusal costs weighs less beside it. Capacity is what a policy answers in a closed loop just before, as the machine is faster in some minutes than in others; that of `bcedge`
+all on one machine; then one of some 11 ms a row, SLO 150 ms, under the two policies that it is mostly about, as what a refusal costs weighs less beside it. Capacity is what a policy answers in a closed loop just before; its loads then take turns, as the machine is faster in some minutes than in others; that of `bcedge`
 for the peers, which come after it. Peers know no deadlines: theirs is the share that happened to be in time. A peer queues without bound, so that at 10x it is asked for a shorter time, as often
 as at 3x: it is then through with all of it well before the client gives up (120 s), and what it holds at once is bounded by the client's 1,000 connections (what waits for one of them waits
 nevertheless, and that counts). A shorter time flatters a peer, if anything: the first requests find no queue. Simulated figures come from the
@@ -140,8 +140,8 @@ def peer_rows(peer: str, x: np.ndarray, capacity_hz: float, seconds: float) -> I
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--rounds", type=int, default=3, help=f"of {', '.join(LARGE_POLICIES)}")
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help=f"of {', '.join(LARGE_POLICIES)}")
     parser.add_argument("--peers", default="mosec,litserve")
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--name", default="serving_overload", help="of the JSON")
@@ -155,10 +155,10 @@ def main() -> None:
         for policy in chosen:
             with local_server(model.folder(), ("--policy", policy)) as server:
                 get(f"{server.url}/v2/health/ready")
+                closed = closed_loop(server.host, server.port, [ours], 16, 4, 1.0)
+                capacities_hz[model.name, policy] = capacity_hz = uvloop.run(closed).summary()["infer_per_s"]
+                print("capacity", round(capacity_hz), flush=True)
                 for _ in range(a.rounds if policy in LARGE_POLICIES else 1):
-                    closed = closed_loop(server.host, server.port, [ours], 16, 4, 1.0)
-                    capacities_hz[model.name, policy] = capacity_hz = uvloop.run(closed).summary()["infer_per_s"]
-                    print("capacity", round(capacity_hz), flush=True)
                     for load in LOADS:
                         row = at_load(server, model, policy, load, capacity_hz, a.seconds, ours)
                         rows.append(row)

@@ -1,11 +1,12 @@
 """BCEdge's utility of each policy: six models mixed, Poisson and recorded arrivals, simulated and on the real server.
 
-python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--real 1] [--resimulate [--reprofile]]
+python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--resimulate [--reprofile]]
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
-comes from the profiles of a box together, one taken in the middle of each trace's pieces, as minutes differ too. The
+comes from the profiles of a box together, one taken in the middle of each trace's pieces, as minutes differ too; once with the pace of the
+machine drawn from them, the same course for all policies, and once with the one that was measured beside each policy's turn (rows alone, before and after it). The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profiles of the same run, or with --reprofile from ones that are measured now.
 """
@@ -18,11 +19,12 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import sys
 import urllib.request
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -42,7 +44,7 @@ from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.merging import merge_profiles
 from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
-from jouleflow.runtime.colocation import Wanted, profile_models
+from jouleflow.runtime.colocation import Wanted, profile_models, rows_alone
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
@@ -58,6 +60,7 @@ TRACES = {
     "azure_conv": "azure_llm_conv_first_half.csv",
 }
 RATES_HZ = (30.0, 100.0)  # of each model
+PACED = "simulated at its pace"
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
 RIVALS = ("delay", "aimd", "deeprt")
 CONTENDED_HZ = 120.0
@@ -90,17 +93,20 @@ def profile_path(name: str) -> Path:
     return OUT / f"{name}.json"
 
 
+def wanted_of(folder: Path) -> list[Wanted]:
+    repository = Repository(folder)
+    served = [repository.find(name) for name in repository.names()]
+    return [
+        Wanted(s.name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
+        for s in served
+    ]
+
+
 def profile_box(box: str, trace: str, budget_s: float) -> ServingProfile:
     """Measured now; whatever an earlier run kept is not used."""
     folder, cells = OUT / box, OUT / "cells" / box
     shutil.rmtree(cells, ignore_errors=True)
-    repository = Repository(folder)
-    wanted = []
-    for name in repository.names():
-        s = repository.find(name)
-        wanted.append(
-            Wanted(name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
-        )
+    wanted = wanted_of(folder)
     found = measure_requests(uvloop.run(profile_models(wanted, cells, budget_s)), folder, wanted)
     save_profile(found, profile_path(f"{box}_{trace}"))
     return found
@@ -111,12 +117,12 @@ def simulated(
     times: dict[str, np.ndarray],
     seconds: float,
     interference: Any,
-    with_oracle: bool,
-    pace: Pace,
+    paces: Mapping[str, Pace],
+    oracle_pace: Pace | None = None,
 ) -> dict[str, Any]:
-    """Figures of every policy. seconds: of the load."""
+    """Figures of every policy that has a pace, and of the oracle. seconds: of the load."""
     models, out = sim_models(profile), dict[str, Any]()
-    for policy in POLICIES:
+    for policy, pace in paces.items():
         o = simulate_serving(models, times, profile.n_cores, policy, interference, pace)
         done = sum(len(m.latency_s) for m in o.models.values())
         out[policy] = figures(
@@ -128,34 +134,49 @@ def simulated(
                 "j_per_request_modelled": energy_j(profile, o) / done if done else None,
             },
         )
-    if with_oracle:
-        best = find_oracle(models, times, profile.n_cores, seconds, interference, pace=pace)
+    if oracle_pace is not None:
+        best = find_oracle(models, times, profile.n_cores, seconds, interference, pace=oracle_pace)
         out["oracle"] = {
             "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
         }  # fmt: skip
     return out
 
 
-def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace) -> Rows:
-    """Of a piece; with the oracle where that was asked for."""
+def simulated_rows(
+    case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace, row_s: Mapping[str, float]
+) -> Rows:
+    """Of a piece; with the oracle where that was asked for. row_s: of the policies that were measured, what a row of each model took alone meanwhile,
+    in all."""
     times = arrivals(case["trace"], case["rate_hz"], a.seconds, case["seed"])
     with_oracle = case["seed"] < a.oracle and case["box"] == "six"
-    pace = Pace(profile.pace_spread(), zlib.crc32(repr(sorted(case.items())).encode()))
-    found = simulated(profile, times, a.seconds, interference, with_oracle, pace)
-    return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
+    drawn = Pace(profile.pace_spread(), zlib.crc32(repr(sorted(case.items())).encode()))
+    calm_row_s = sum(profile.latencies(n).of(1) for n in profile.models)
+    own = {policy: Pace((seconds / calm_row_s,)) for policy, seconds in row_s.items()}
+    found = {
+        "simulated": simulated(
+            profile, times, a.seconds, interference, dict.fromkeys(POLICIES, drawn), drawn if with_oracle else None
+        ),
+        PACED: simulated(profile, times, a.seconds, interference, own),
+    }
+    return [{**case, "how": how, "policy": p, **got} for how, each in found.items() for p, got in each.items()]
 
 
-def all_simulated(pieces: list[dict[str, Any]], parts: dict[str, ServingProfile], a: argparse.Namespace) -> Rows:
-    """Of all pieces, each box from what its profiles say together; and of the contended box, with the models of the first."""
+def all_simulated(measured_rows: Rows, parts: dict[str, ServingProfile], a: argparse.Namespace) -> Rows:
+    """Of all pieces that were measured, each box from what its profiles say together; and of the contended box, with the models of the first."""
     rows: Rows = []
-    for box, of in itertools.groupby(pieces, key=lambda case: case["box"]):
-        cases = list(of)
+    row_s: dict[tuple[Any, ...], dict[str, float]] = {}
+    for r in measured_rows:
+        if r["how"] == "measured":
+            row_s.setdefault(tuple(r[k] for k in PIECE), {})[r["policy"]] = r["row_s"]
+    first = next(iter(row_s))[0]
+    for box, of in itertools.groupby(row_s, key=lambda piece: piece[0]):
+        cases = [dict(zip(PIECE, piece, strict=True)) for piece in of]
         profile = merge_profiles([parts[f"{box}_{trace}"] for trace in dict.fromkeys(c["trace"] for c in cases)])
         interference = fit_interference(profile.cells)
         for case in cases:
-            rows += simulated_rows(case, profile, interference, a)
+            rows += simulated_rows(case, profile, interference, a, row_s[tuple(case.values())])
             print(*case.values(), "simulated", flush=True)
-        if box == pieces[0]["box"]:
+        if box == first:
             rows += contended_rows(profile, TRACES, dict.fromkeys(c["seed"] for c in cases), a)
     return rows
 
@@ -165,7 +186,7 @@ def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterab
     rows: Rows = []
     for trace, seed in itertools.product(traces, seeds):
         case = {"box": "contended", "trace": trace, "rate_hz": CONTENDED_HZ, "seed": seed}
-        rows += simulated_rows(case, profile, CONTENDED, a)
+        rows += simulated_rows(case, profile, CONTENDED, a, {})
     return rows
 
 
@@ -174,9 +195,8 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     told = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]
     a.seconds = told["seconds"]
     rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
-    pieces = dict.fromkeys(tuple(r[k] for k in PIECE) for r in rows if r["how"] == "measured")
     parts: dict[str, ServingProfile] = {}
-    for box, trace in dict.fromkeys(p[:2] for p in pieces):
+    for box, trace in dict.fromkeys((r["box"], r["trace"]) for r in rows):
         path = profile_path(f"{box}_{trace}")
         if a.reprofile:
             parts[path.stem] = profile_box(box, trace, a.profile_seconds)
@@ -184,7 +204,7 @@ def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
             sys.exit(f"{path} is of another run than the JSON: measure again, or with --reprofile")
         else:
             parts[path.stem] = load_profile(path)
-    return rows + all_simulated([dict(zip(PIECE, key, strict=True)) for key in pieces], parts, a), parts
+    return rows + all_simulated(rows, parts, a), parts
 
 
 PIECE = ("box", "trace", "rate_hz", "seed")
@@ -237,6 +257,18 @@ def live(server: LocalServer) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
+@contextlib.contextmanager
+def rows_now(folder: Path) -> Iterator[Callable[[], float]]:
+    """Models in processes of their own for a while; what it gives measures what a row of each takes now, alone, in all."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        models = rows_alone(wanted_of(folder), os.cpu_count() or 1)
+        measure = runner.run(models.__aenter__())
+        try:
+            yield lambda: sum(runner.run(measure()).values())
+        finally:
+            runner.run(models.__aexit__(None, None, None))
+
+
 def measured(server: LocalServer, times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
     before = live(server)
     start_s, answers = uvloop.run(drive(server, times))
@@ -252,7 +284,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, help="of a piece; 6, or as in the JSON there is")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--real", type=int, default=1)
     parser.add_argument("--oracle", type=int, default=1, help="seeds that get an oracle")
     parser.add_argument("--profile-seconds", type=float, default=60)
     parser.add_argument("--boxes", default="six,six_two_threads")
@@ -285,30 +316,33 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     make_repository(OUT / "six_two_threads", threads=2)
     rows: Rows = []
     parts: dict[str, ServingProfile] = {}
-    everything: list[dict[str, Any]] = []
     turns = itertools.count()
     for box, trace in itertools.product(a.boxes.split(","), TRACES):
         pieces = [
             {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed} for rate_hz, seed in cases(box, a.seeds)
         ]
         with contextlib.ExitStack() as running:
+            row_now = running.enter_context(rows_now(OUT / box))
             servers = dict[str, LocalServer]()
-            for policy in POLICIES if a.real else ():
+            for policy in POLICIES:
                 servers[policy] = running.enter_context(local_server(OUT / box, ("--policy", policy)))
             for n, case in enumerate(pieces):
                 if n == len(pieces) // 2:
                     parts[f"{box}_{trace}"] = profile_box(box, trace, a.profile_seconds)
                 times, turn = arrivals(trace, case["rate_hz"], a.seconds, case["seed"]), next(turns)
-                for k in range(len(servers) + N_AGAIN if servers else 0):
+                before_s = row_now()
+                for k in range(len(servers) + N_AGAIN):
                     policy = list(servers)[(k + turn) % len(servers)]
                     got = measured(servers[policy], times, a.seconds)
-                    rows.append({**case, "how": "measured" if k < len(servers) else AGAIN, "policy": policy, **got})
+                    after_s = row_now()
+                    told = {"how": "measured" if k < len(servers) else AGAIN, "policy": policy}
+                    rows.append({**case, **told, "row_s": (before_s + after_s) / 2, **got})
+                    before_s = after_s
             for policy, server in servers.items():
                 rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
-        everything += pieces
         keep(rows, parts, a.seconds)
         print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
-    return rows + all_simulated(everything, parts, a), parts
+    return rows + all_simulated(rows, parts, a), parts
 
 
 def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
