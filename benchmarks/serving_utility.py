@@ -6,7 +6,7 @@ The utility is log(throughput / (latency / SLO)) of the answers in time, by mode
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
 comes from the profiles of a box together, one taken in the middle of each trace's pieces, as minutes differ too; once with the pace of the
-machine drawn from them, the same course for all policies, and once with the one that was measured beside each policy's turn (rows alone, before and after it). The
+machine drawn from them, the same course for all policies, and once with that course made faster or slower by what requests cost in each policy's turn. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profiles of the same run, or with --reprofile from ones that are measured now.
 """
@@ -19,13 +19,14 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import sys
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 from typing import Any
 
@@ -44,7 +45,7 @@ from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.merging import merge_profiles
 from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
-from jouleflow.runtime.colocation import Wanted, profile_models, rows_alone
+from jouleflow.runtime.colocation import Wanted, profile_models
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
@@ -93,34 +94,24 @@ def profile_path(name: str) -> Path:
     return OUT / f"{name}.json"
 
 
-def wanted_of(folder: Path) -> list[Wanted]:
-    repository = Repository(folder)
-    served = [repository.find(name) for name in repository.names()]
-    return [
-        Wanted(s.name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
-        for s in served
-    ]
-
-
 def profile_box(box: str, trace: str, budget_s: float) -> ServingProfile:
     """Measured now; whatever an earlier run kept is not used."""
     folder, cells = OUT / box, OUT / "cells" / box
     shutil.rmtree(cells, ignore_errors=True)
-    wanted = wanted_of(folder)
+    repository = Repository(folder)
+    wanted = []
+    for served in (repository.find(name) for name in repository.names()):
+        s = served.settings
+        wanted.append(Wanted(served.name, served.path, s.max_batch, s.instances or 2, s.threads, served.slo_s, 5))
     found = measure_requests(uvloop.run(profile_models(wanted, cells, budget_s)), folder, wanted)
     save_profile(found, profile_path(f"{box}_{trace}"))
     return found
 
 
 def simulated(
-    profile: ServingProfile,
-    times: dict[str, np.ndarray],
-    seconds: float,
-    interference: Any,
-    paces: Mapping[str, Pace],
-    oracle_pace: Pace | None = None,
+    profile: ServingProfile, times: dict[str, np.ndarray], seconds: float, interference: Any, paces: Mapping[str, Pace]
 ) -> dict[str, Any]:
-    """Figures of every policy that has a pace, and of the oracle. seconds: of the load."""
+    """Figures of every policy that has a pace. seconds: of the load."""
     models, out = sim_models(profile), dict[str, Any]()
     for policy, pace in paces.items():
         o = simulate_serving(models, times, profile.n_cores, policy, interference, pace)
@@ -134,50 +125,83 @@ def simulated(
                 "j_per_request_modelled": energy_j(profile, o) / done if done else None,
             },
         )
-    if oracle_pace is not None:
-        best = find_oracle(models, times, profile.n_cores, seconds, interference, pace=oracle_pace)
-        out["oracle"] = {
-            "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
-        }  # fmt: skip
     return out
 
 
-def simulated_rows(
-    case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace, row_s: Mapping[str, float]
-) -> Rows:
-    """Of a piece; with the oracle where that was asked for. row_s: of the policies that were measured, what a row of each model took alone meanwhile,
-    in all."""
+def oracle(
+    profile: ServingProfile, times: dict[str, np.ndarray], seconds: float, interference: Any, pace: Pace
+) -> dict[str, Any]:
+    best = find_oracle(sim_models(profile), times, profile.n_cores, seconds, interference, pace=pace)
+    return {
+        "utility": best.value, "exhaustive": best.exhaustive, "claim": best.claim, "choices": dict(best.choices),
+    }  # fmt: skip
+
+
+def drawn_pace(case: Mapping[str, Any], profile: ServingProfile) -> Pace:
+    return Pace(profile.pace_spread(), zlib.crc32(repr(sorted(case.items())).encode()))
+
+
+def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: Any, a: argparse.Namespace) -> Rows:
+    """Of a piece, with one pace for all policies that is drawn; and the oracle where that was asked for."""
     times = arrivals(case["trace"], case["rate_hz"], a.seconds, case["seed"])
-    with_oracle = case["seed"] < a.oracle and case["box"] == "six"
-    drawn = Pace(profile.pace_spread(), zlib.crc32(repr(sorted(case.items())).encode()))
-    calm_row_s = sum(profile.latencies(n).of(1) for n in profile.models)
-    own = {policy: Pace((seconds / calm_row_s,)) for policy, seconds in row_s.items()}
-    found = {
-        "simulated": simulated(
-            profile, times, a.seconds, interference, dict.fromkeys(POLICIES, drawn), drawn if with_oracle else None
-        ),
-        PACED: simulated(profile, times, a.seconds, interference, own),
-    }
-    return [{**case, "how": how, "policy": p, **got} for how, each in found.items() for p, got in each.items()]
+    pace = drawn_pace(case, profile)
+    found = simulated(profile, times, a.seconds, interference, dict.fromkeys(POLICIES, pace))
+    if case["seed"] < a.oracle and case["box"] == "six":
+        found["oracle"] = oracle(profile, times, a.seconds, interference, pace)
+    return [{**case, "how": "simulated", "policy": policy, **got} for policy, got in found.items()]
+
+
+def paced_rows(
+    measured_rows: Rows, drawn_rows: Rows, profile: ServingProfile, interference: Any, seconds: float
+) -> Rows:
+    """Of pieces that were measured, each at its pace: the drawn one times what a request took of the cores, measured over simulated, beside the
+    mean of that over all pieces of the rate under the policy. So minutes are told apart, and what is wrong in the mean stays wrong."""
+    costs: dict[tuple[str, float], dict[tuple[Any, ...], float]] = {}
+    drawn = {(*piece(r), r["policy"]): r for r in drawn_rows}
+    for r in measured_rows:
+        found = cost(r) / cost(drawn[*piece(r), r["policy"]])
+        costs.setdefault((r["policy"], r["rate_hz"]), {})[piece(r)] = found
+    rows: Rows = []
+    for case in (dict(zip(PIECE, each, strict=True)) for each in dict.fromkeys(map(piece, measured_rows))):
+        pace = drawn_pace(case, profile)
+        paces = {
+            policy: replace(
+                pace, spread=tuple(s * each[piece(case)] / fmean(each.values()) for s in pace.spread or (1.0,))
+            )
+            for (policy, rate_hz), each in costs.items()
+            if rate_hz == case["rate_hz"]
+        }
+        times = arrivals(case["trace"], case["rate_hz"], seconds, case["seed"])
+        found = simulated(profile, times, seconds, interference, paces)
+        rows += [{**case, "how": PACED, "policy": policy, **got} for policy, got in found.items()]
+    return rows
+
+
+def piece(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in PIECE)
+
+
+def cost(row: Mapping[str, Any]) -> float:
+    """What a request took of the cores, as joules: both are modelled from CPU time."""
+    return float(row["energy"]["j_per_request_modelled"])
 
 
 def all_simulated(measured_rows: Rows, parts: dict[str, ServingProfile], a: argparse.Namespace) -> Rows:
     """Of all pieces that were measured, each box from what its profiles say together; and of the contended box, with the models of the first."""
     rows: Rows = []
-    row_s: dict[tuple[Any, ...], dict[str, float]] = {}
-    for r in measured_rows:
-        if r["how"] == "measured":
-            row_s.setdefault(tuple(r[k] for k in PIECE), {})[r["policy"]] = r["row_s"]
-    first = next(iter(row_s))[0]
-    for box, of in itertools.groupby(row_s, key=lambda piece: piece[0]):
-        cases = [dict(zip(PIECE, piece, strict=True)) for piece in of]
-        profile = merge_profiles([parts[f"{box}_{trace}"] for trace in dict.fromkeys(c["trace"] for c in cases)])
+    measured_rows = [r for r in measured_rows if r["how"] == "measured"]
+    boxes = list(dict.fromkeys(r["box"] for r in measured_rows))
+    for box in boxes:
+        of_box = [r for r in measured_rows if r["box"] == box]
+        profile = merge_profiles([parts[f"{box}_{trace}"] for trace in dict.fromkeys(r["trace"] for r in of_box)])
         interference = fit_interference(profile.cells)
-        for case in cases:
-            rows += simulated_rows(case, profile, interference, a, row_s[tuple(case.values())])
+        drawn: Rows = []
+        for case in (dict(zip(PIECE, each, strict=True)) for each in dict.fromkeys(map(piece, of_box))):
+            drawn += simulated_rows(case, profile, interference, a)
             print(*case.values(), "simulated", flush=True)
-        if box == first:
-            rows += contended_rows(profile, TRACES, dict.fromkeys(c["seed"] for c in cases), a)
+        rows += drawn + paced_rows(of_box, drawn, profile, interference, a.seconds)
+        if box == boxes[0]:
+            rows += contended_rows(profile, TRACES, dict.fromkeys(r["seed"] for r in of_box), a)
     return rows
 
 
@@ -186,7 +210,7 @@ def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterab
     rows: Rows = []
     for trace, seed in itertools.product(traces, seeds):
         case = {"box": "contended", "trace": trace, "rate_hz": CONTENDED_HZ, "seed": seed}
-        rows += simulated_rows(case, profile, CONTENDED, a, {})
+        rows += simulated_rows(case, profile, CONTENDED, a)
     return rows
 
 
@@ -257,18 +281,6 @@ def live(server: LocalServer) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
-@contextlib.contextmanager
-def rows_now(folder: Path) -> Iterator[Callable[[], float]]:
-    """Models in processes of their own for a while; what it gives measures what a row of each takes now, alone, in all."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        models = rows_alone(wanted_of(folder), os.cpu_count() or 1)
-        measure = runner.run(models.__aenter__())
-        try:
-            yield lambda: sum(runner.run(measure()).values())
-        finally:
-            runner.run(models.__aexit__(None, None, None))
-
-
 def measured(server: LocalServer, times: dict[str, np.ndarray], seconds: float) -> dict[str, Any]:
     before = live(server)
     start_s, answers = uvloop.run(drive(server, times))
@@ -322,7 +334,6 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
             {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed} for rate_hz, seed in cases(box, a.seeds)
         ]
         with contextlib.ExitStack() as running:
-            row_now = running.enter_context(rows_now(OUT / box))
             servers = dict[str, LocalServer]()
             for policy in POLICIES:
                 servers[policy] = running.enter_context(local_server(OUT / box, ("--policy", policy)))
@@ -330,14 +341,11 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                 if n == len(pieces) // 2:
                     parts[f"{box}_{trace}"] = profile_box(box, trace, a.profile_seconds)
                 times, turn = arrivals(trace, case["rate_hz"], a.seconds, case["seed"]), next(turns)
-                before_s = row_now()
                 for k in range(len(servers) + N_AGAIN):
                     policy = list(servers)[(k + turn) % len(servers)]
                     got = measured(servers[policy], times, a.seconds)
-                    after_s = row_now()
                     told = {"how": "measured" if k < len(servers) else AGAIN, "policy": policy}
-                    rows.append({**case, **told, "row_s": (before_s + after_s) / 2, **got})
-                    before_s = after_s
+                    rows.append({**case, **told, **got})
             for policy, server in servers.items():
                 rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
         keep(rows, parts, a.seconds)
