@@ -1,7 +1,8 @@
 """The table has a try when the net fails, keeps what it earns, and is not asked while all is well."""
 
+from math import inf
+
 import numpy as np
-import pytest
 
 from jouleflow.policy.bcedge import CHOICES, BcEdge, Choice
 from jouleflow.policy.policies import make_policy
@@ -87,7 +88,7 @@ def test_slots_without_requests_say_nothing() -> None:
         assert not opinion.table_decides
 
 
-def test_a_net_that_leaves_a_core_idle_under_overload_is_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_that_leaves_a_core_idle_under_overload_is_overruled() -> None:
     """Once by what it does, and where that is not seen, by what comes of it."""
     latencies = Latencies((1, 2, 4, 8, 16), tuple(n * 2.65e-3 for n in (1, 2, 4, 8, 16)))
     box = {"m": SimModel(latencies, 0.05, 16, 2, front=Front(15e-6, 15e-6, 20e-6, 10e-6))}
@@ -96,10 +97,11 @@ def test_a_net_that_leaves_a_core_idle_under_overload_is_overruled(monkeypatch: 
     def in_time_frac(policy: object) -> float:
         return simulate_with(box, times_s, 2, {"m": policy}).models["m"].in_time_frac
 
-    small_and_alone = CHOICES.index(Choice(2, 1, False))
-    table = in_time_frac(make_policy("table"))
-    assert in_time_frac(BcEdge(lambda _: small_and_alone)) > 0.98 * table
-    monkeypatch.setattr(BcEdge, "_leaves_idle", lambda *_: False)
-    assert in_time_frac(BcEdge(lambda _: small_and_alone)) > 0.85 * table
-    never = BcEdge(lambda _: small_and_alone, second_opinion=SecondOpinion(_n_left=10**9, _trying=True))
-    assert in_time_frac(never) < 0.65 * table
+    def small_and_alone(_: object) -> int:
+        return CHOICES.index(Choice(2, 1, False))
+
+    table, unseen = in_time_frac(make_policy("table")), inf
+    assert in_time_frac(BcEdge(small_and_alone)) > 0.98 * table
+    assert in_time_frac(BcEdge(small_and_alone, more_by=unseen)) > 0.85 * table
+    never = SecondOpinion(_n_left=10**9, _trying=True)
+    assert in_time_frac(BcEdge(small_and_alone, second_opinion=never, more_by=unseen)) < 0.65 * table

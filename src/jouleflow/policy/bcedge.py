@@ -28,7 +28,7 @@ N_SEEN = 21
 SAFETY_FRAC = 0.1  # of a predicted latency
 DISTURBED_WEIGHT = 0.05  # of a batch in the running mean
 RATE_S = 1.0  # time constant of the arrival rate's mean
-MORE_BY = 1.2  # rows a second, for which more batches at once are worth it
+MORE_BY = 1.2
 TRIED_BATCHES = 32  # from which it is known how they do
 MIN_SLOT_S, MAX_SLOT_S = 0.01, 0.5
 BATCHES, INSTANCES = (1, 2, 4, 8, 16, 64), (1, 2, 64)
@@ -152,7 +152,8 @@ class BcEdge:
 
     disturbed: by INSTANCES, how many times longer than alone its batches have taken lately while that was chosen; 1 for what was
     never tried. Alone on this server, as it is: on one with little to do a batch takes up to four times what it took in the warm-up, and
-    a net that was told so took every box for one whose batches disturb each other.
+    a net that was told so took every box for one whose batches disturb each other. more_by: rows a second, for which the table's more batches at
+    once are worth it.
     """
 
     choose: Callable[[Observation], int]
@@ -164,13 +165,12 @@ class BcEdge:
     n_fallbacks: int = 0
     disturbed: list[float] = field(default_factory=lambda: [1.0 for _ in INSTANCES])
     second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
+    more_by: float = MORE_BY
     _first: Latencies | None = None
     _alone_frac: float = 0.0  # of what was known at first, that batches take which run alone; 0: there was none
     _frac: list[float] = field(default_factory=lambda: [0.0 for _ in INSTANCES])  # the same of all, by INSTANCES
     _watch: Watch = field(default_factory=Watch)
-    _trying_more: bool = (
-        False  # batches at once than was chosen, in this slot: nobody knew yet how they disturb each other
-    )
+    _trying_more: bool = False  # at once than was chosen, in this slot: nobody knew yet how they disturb each other
     _n_more: int = 0  # batches that told
     slot_end_s: float = float("-inf")
     _slot_start_s: float = 0.0
@@ -234,7 +234,7 @@ class BcEdge:
         if view.n_waiting * view.latencies.of(n_rows) / n_rows / at_once <= view.slo_s / 4:
             return False
         faster = min(view.n_instances, view.box.n_cores) / at_once
-        if faster * self.disturbed[INSTANCES.index(at_once)] < MORE_BY * self.disturbed[-1]:
+        if faster * self.disturbed[INSTANCES.index(at_once)] < self.more_by * self.disturbed[-1]:
             return False
         if view.box.n_busy > view.n_running:
             return False
