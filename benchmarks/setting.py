@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +75,19 @@ def build(
     return Built(p.lowered.model, p.lowered, p.device, p.profile, build_flow(p))
 
 
+def cpu_model() -> str:
+    """As the system names it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return found[1] if found else "unknown"
+
+
 def write_json(name: str, rows: Any) -> Path:
     """benchmarks/results/<name>.json with the machine that made it."""
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     machine = {
-        "processor": platform.machine(),
+        "processor": f"{platform.machine()}, {cpu_model()}",
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "compiled": not queue.__file__.endswith(".py"),
