@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 COMPILED = (
     "policy/admission", "policy/batch", "policy/bcedge", "policy/deeprt", "policy/dispatch", "policy/job", "policy/learned",
-    "policy/queue", "policy/second_opinion", "policy/utility",
+    "policy/queue", "policy/second_opinion", "policy/turns", "policy/utility",
     "profile/interference", "profile/latencies", "profile/spread",
     "runtime/cores", "runtime/messages", "runtime/process", "runtime/tensors",
     "serve/access", "serve/api", "serve/http", "serve/http_answers", "serve/http_requests", "serve/latency", "serve/oip",

@@ -44,7 +44,7 @@ def test_one_after_the_other_comes_close_to_trying_everything(monkeypatch: pytes
 
 def test_the_search_goes_on_from_several_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where batches disturb each other, changing one model at a time gets stuck below what changing both gains."""
-    models = {"a": SimModel(BATCHES, 0.08, 4, 2), "b": SimModel(Latencies((1, 2, 4), (0.02, 0.024, 0.032)), 0.12, 4, 2)}
+    models = {"a": SimModel(BATCHES, 0.08, 4, 2), "b": SimModel(Latencies((1, 2, 4), (0.02, 0.024, 0.032)), 0.08, 4, 2)}
     monkeypatch.setattr(module, "MAX_TRIED", 1)
     arrivals_s = {
         n: make_arrivals("poisson", hz, LOAD_S, np.random.default_rng(10 + k))

@@ -174,7 +174,7 @@ class Aimd:
 
 @dataclass
 class Table:
-    """Earliest deadline first with a look-up: of the batches that the waiting rows allow, that end before the earliest
+    """Earliest deadline first within a model, what costs little first among models (`turns`), with a look-up: of the batches that the waiting rows allow, that end before the earliest
     deadline and leave other models a core in time, the one that gets most rows done a second. It waits for more rows only while another
     batch of the model is about to end, when that takes less than what a batch costs whatever its size.
 
@@ -184,6 +184,11 @@ class Table:
 
     safety_frac: float = 0.1  # of the predicted latency
     share_frac: float = 0.2  # more rows a second for which a batch takes more than its core's share
+
+    @property
+    def cheap_first(self) -> bool:
+        """Among models, as `turns` says."""
+        return True
 
     def decide(self, view: View) -> Decision:
         known = view.latencies

@@ -8,8 +8,9 @@ from math import inf
 from jouleflow.policy.batch import Totals
 from jouleflow.policy.job import Job
 from jouleflow.policy.queue import ModelQueue
+from jouleflow.policy.turns import due_s, turn
 
-ASKED_S = 1.0  # a model that had no request for so long is not kept a core for
+ASKED_S = 1.0  # a model that had no request for so long is not kept a core for, nor is it due any of them
 SHORT_S = 0.001  # batches that end sooner need no core of their own: on one with another they wait no longer than that
 OWN_FRAC = 0.5  # of its SLO that a request may wait for a core
 
@@ -29,7 +30,7 @@ class Start:
 
 
 class Dispatcher:
-    """Gives n_cores to the batches of all models: of those that may start, the most urgent first."""
+    """Gives n_cores to the batches of all models: of those that may start, who goes first by `turns`."""
 
     def __init__(self, n_cores: int) -> None:
         self.n_cores = n_cores
@@ -68,15 +69,10 @@ class Dispatcher:
         self.again_s = None
         skipped: set[str] = set()
         while len(self.running) < self.n_cores:
-            best: tuple[Job, str, ModelQueue] | None = None
-            for name, queue in self.queues.items():
-                if queue.n_jobs and queue.ready and queue.n_running < queue.n_instances and name not in skipped:
-                    head = queue.head(now_s)
-                    if head is not None and (best is None or head < best[0]):
-                        best = head, name, queue
-            if best is None:
+            first = self._first(skipped, now_s)
+            if first is None:
                 return None
-            head, name, queue = best
+            head, name, queue = first
             decision = queue.decide(head, now_s, name, self)
             if decision.n_rows > 0 and queue.n_running < decision.n_instances:
                 start = self.start(name, queue, head, decision.n_rows, now_s)
@@ -90,6 +86,20 @@ class Dispatcher:
                 self.again_s = decision.again_s if self.again_s is None else min(self.again_s, decision.again_s)
         return None
 
+    def _first(self, skipped: set[str], now_s: float) -> tuple[Job, str, ModelQueue] | None:
+        """The model that goes next, and the job that does."""
+        may: list[tuple[Job, str, ModelQueue]] = []
+        for name, queue in self.queues.items():
+            if queue.n_jobs and queue.ready and queue.n_running < queue.n_instances and name not in skipped:
+                head = queue.head(now_s)
+                if head is not None:
+                    may.append((head, name, queue))
+        if len(may) < 2:
+            return may[0] if may else None
+        n_asked = sum([now_s - queue.asked_s < ASKED_S for queue in self.queues.values()])
+        due = due_s(self.n_cores, max(n_asked, 1))
+        return min(may, key=lambda each: turn(each[2], each[0], now_s, due))
+
     def start(self, name: str, queue: ModelQueue, head: Job, n_rows: int, now_s: float) -> Start | None:
         """A batch with `head` in it; None when none of its jobs can go any more."""
         batch = queue.take(head, n_rows, now_s)
@@ -98,6 +108,7 @@ class Dispatcher:
         n_rows, known = sum([j.n_rows for j in batch]), queue.latencies.now
         start = Start(name, queue, batch, n_rows, now_s, now_s + (known.of(n_rows) if known else 0.0))
         self.running.append(start)
+        queue.used.add(start.ends_s - now_s, now_s)
         if any(one.ends_s - one.started_s > SHORT_S for one in self.running):
             start.core = self._take_core(name)
         queue.n_running += 1

@@ -14,6 +14,7 @@ from jouleflow.policy.admission import BACK_FRAC, Admission
 from jouleflow.policy.batch import BatchPolicy, Box, Decision, Finished, Totals, View, sustained_rows
 from jouleflow.policy.job import End, Job, Result
 from jouleflow.policy.learned import LearnedLatencies
+from jouleflow.policy.turns import Used
 
 if TYPE_CHECKING:
     from jouleflow.policy.dispatch import Dispatcher
@@ -87,6 +88,8 @@ class ModelQueue:
         self.latencies = LearnedLatencies()
         self.admission = Admission()
         self.door = cast(Door, policy) if hasattr(policy, "outlook") else None
+        self.cheap_first = getattr(policy, "cheap_first", False)
+        self.used = Used()
         self.drain_rows_per_s = 0.0  # while it is backlogged
         self.counts: Counter[str] = Counter()
         self.n_answered = self.n_in_time = 0

@@ -46,7 +46,7 @@ class ServerSettings:
 
 
 class Server:
-    """Loads models, takes jobs, and starts batches: of all that may start, the most urgent first."""
+    """Loads models, takes jobs, and starts batches: of all that may start, who goes first by the dispatcher."""
 
     def __init__(self, repository: Repository, settings: ServerSettings) -> None:
         self.repository, self.settings = repository, settings
