@@ -19,11 +19,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 import shutil
 import sys
 import urllib.request
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -60,11 +62,11 @@ TRACES = {
     "azure_code": "azure_llm_code.csv",
     "azure_conv": "azure_llm_conv_first_half.csv",
 }
-RATES_HZ = (30.0, 100.0)  # of each model
+RATES_HZ = (30.0, 100.0, 200.0)  # of each model
 PACED = "simulated at its pace"
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
 RIVALS = ("delay", "aimd", "deeprt")
-CONTENDED_HZ = 120.0
+CONTENDED_HZ = (60.0, 120.0)
 CONTENDED = Pairwise(
     {(m, m): 2.5 for m in SLO_MS}
 )  # a made-up box, to see what the learned policy is for: batches of one model disturb each other badly
@@ -161,8 +163,8 @@ def paced_rows(
     for r in measured_rows:
         found = cost(r) / cost(drawn[*piece(r), r["policy"]])
         costs.setdefault((r["policy"], r["rate_hz"]), {})[piece(r)] = found
-    rows: Rows = []
-    for case in (dict(zip(PIECE, each, strict=True)) for each in dict.fromkeys(map(piece, measured_rows))):
+
+    def rows_of(case: dict[str, Any]) -> Rows:
         pace = drawn_pace(case, profile)
         paces = {
             policy: replace(
@@ -173,8 +175,41 @@ def paced_rows(
         }
         times = arrivals(case["trace"], case["rate_hz"], seconds, case["seed"])
         found = simulated(profile, times, seconds, interference, paces)
-        rows += [{**case, "how": PACED, "policy": policy, **got} for policy, got in found.items()]
-    return rows
+        return [{**case, "how": PACED, "policy": policy, **got} for policy, got in found.items()]
+
+    return side_by_side(rows_of, pieces_of(measured_rows))
+
+
+def pieces_of(rows: Rows) -> list[dict[str, Any]]:
+    return [dict(zip(PIECE, each, strict=True)) for each in dict.fromkeys(map(piece, rows))]
+
+
+def side_by_side(rows_of: Callable[[dict[str, Any]], Rows], cases: list[dict[str, Any]]) -> Rows:
+    """The rows of all cases, computed on all cores: in children that are forked, each with every so many-th case."""
+    n, context = os.cpu_count() or 1, multiprocessing.get_context("fork")
+    found: dict[int, Rows] = {}
+    done = context.SimpleQueue()
+
+    def work(first: int) -> None:
+        for k in range(first, len(cases), n):
+            rows = None
+            try:
+                rows = rows_of(cases[k])
+            finally:
+                done.put((k, rows))
+
+    children = [context.Process(target=work, args=(first,)) for first in range(n)]
+    for child in children:
+        child.start()
+    while len(found) < len(cases):
+        k, rows = done.get()
+        if rows is None:
+            sys.exit(f"{cases[k]} could not be simulated")
+        found[k] = rows
+        print(*cases[k].values(), "simulated", flush=True)
+    for child in children:
+        child.join()
+    return [row for k in range(len(cases)) for row in found[k]]
 
 
 def piece(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -195,10 +230,10 @@ def all_simulated(measured_rows: Rows, parts: dict[str, ServingProfile], a: argp
         of_box = [r for r in measured_rows if r["box"] == box]
         profile = merge_profiles([parts[f"{box}_{trace}"] for trace in dict.fromkeys(r["trace"] for r in of_box)])
         interference = fit_interference(profile.cells)
-        drawn: Rows = []
-        for case in (dict(zip(PIECE, each, strict=True)) for each in dict.fromkeys(map(piece, of_box))):
-            drawn += simulated_rows(case, profile, interference, a)
-            print(*case.values(), "simulated", flush=True)
+        drawn = side_by_side(
+            lambda case, profile=profile, interference=interference: simulated_rows(case, profile, interference, a),
+            pieces_of(of_box),
+        )
         rows += drawn + paced_rows(of_box, drawn, profile, interference, a.seconds)
         if box == boxes[0]:
             rows += contended_rows(profile, TRACES, dict.fromkeys(r["seed"] for r in of_box), a)
@@ -207,11 +242,11 @@ def all_simulated(measured_rows: Rows, parts: dict[str, ServingProfile], a: argp
 
 def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterable[int], a: argparse.Namespace) -> Rows:
     """On the box whose batches disturb each other."""
-    rows: Rows = []
-    for trace, seed in itertools.product(traces, seeds):
-        case = {"box": "contended", "trace": trace, "rate_hz": CONTENDED_HZ, "seed": seed}
-        rows += simulated_rows(case, profile, CONTENDED, a)
-    return rows
+    cases = [
+        {"box": "contended", "trace": trace, "rate_hz": rate_hz, "seed": seed}
+        for rate_hz, trace, seed in itertools.product(CONTENDED_HZ, traces, seeds)
+    ]
+    return side_by_side(lambda case: simulated_rows(case, profile, CONTENDED, a), cases)
 
 
 def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
@@ -308,7 +343,7 @@ def main() -> None:
     keep(rows, parts, a.seconds)
     for box in dict.fromkeys(r["box"] for r in rows):
         for how in ("simulated", "measured"):
-            for rate_hz in (*RATES_HZ, CONTENDED_HZ):
+            for rate_hz in sorted({*RATES_HZ, *CONTENDED_HZ}):
                 line = {p: s for p in (*POLICIES, "oracle") if (s := summary(rows, box, how, p, rate_hz)) is not None}
                 if line:
                     best = max(line[p][0] for p in RIVALS)
@@ -357,7 +392,7 @@ def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
     """Rates and seeds of each trace."""
     if box != "six":
         return [(RATES_HZ[1], seed) for seed in range(min(n_seeds, 2))]
-    return [(hz, seed) for hz in RATES_HZ for seed in range(n_seeds if hz == RATES_HZ[0] else max(n_seeds - 1, 1))]
+    return [(hz, seed) for k, hz in enumerate(RATES_HZ) for seed in range(max(n_seeds - k, 1))]
 
 
 def learned(server: LocalServer) -> dict[str, int]:
