@@ -63,6 +63,7 @@ TRACES = {
     "azure_conv": "azure_llm_conv_first_half.csv",
 }
 RATES_HZ = (30.0, 100.0, 200.0)  # of each model
+FEWER_SEEDS = (0, 1, 3)
 PACED = "simulated at its pace"
 AGAIN, N_AGAIN = "measured again", 2  # policies that are measured a second time on a piece, others each time
 RIVALS = ("delay", "aimd", "deeprt")
@@ -392,7 +393,9 @@ def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
     """Rates and seeds of each trace."""
     if box != "six":
         return [(RATES_HZ[1], seed) for seed in range(min(n_seeds, 2))]
-    return [(hz, seed) for k, hz in enumerate(RATES_HZ) for seed in range(max(n_seeds - k, 1))]
+    return [
+        (hz, seed) for hz, fewer in zip(RATES_HZ, FEWER_SEEDS, strict=True) for seed in range(max(n_seeds - fewer, 1))
+    ]
 
 
 def learned(server: LocalServer) -> dict[str, int]:
