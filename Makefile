@@ -22,10 +22,10 @@ demo-serve: setup
 	$(BIN)/jouleflow demo-serve
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 compiled: setup  # a copy in build/compiled whose server is compiled: PYTHONPATH=build/compiled
 	rm -rf build

@@ -1,6 +1,8 @@
 """Profiling a box: every size of every model alone and beside itself, kept, and not measured twice."""
 
 import asyncio
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,19 @@ def run(folder: Path, cache: Path, budget_s: float = 0.0) -> ServingProfile:
     return asyncio.run(profile_models(wanted(folder), cache, budget_s, n_cores=2))
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(colocation, "ALONE_S", 0.01)
-    monkeypatch.setattr(colocation, "TOGETHER_S", 0.01)
+@pytest.fixture(autouse=True, scope="module")
+def _short() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(colocation, "ALONE_S", 0.01)
+        patch.setattr(colocation, "TOGETHER_S", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, _short: None) -> tuple[ServingProfile, Path]:
+    """A profile, and the cache that it has left."""
+    folder = tmp_path_factory.mktemp("measured")
+    return run(folder, folder / "cache"), folder / "cache"
 
 
 def test_all_sizes_alone_and_twice_then_random_sets(tmp_path: Path) -> None:
@@ -37,8 +48,11 @@ def test_all_sizes_alone_and_twice_then_random_sets(tmp_path: Path) -> None:
     assert found.energy in ("measured", "modelled")
 
 
-def test_what_was_measured_is_kept_through_an_interruption(tmp_path: Path) -> None:
-    first = run(tmp_path, tmp_path / "cache")
+def test_what_was_measured_is_kept_through_an_interruption(
+    tmp_path: Path, measured: tuple[ServingProfile, Path]
+) -> None:
+    first, cache = measured
+    shutil.copytree(cache, tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.jsonl")
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]) + lines[-1][:20])  # cut off while it was written
@@ -56,9 +70,9 @@ def figures(cell: Cell) -> tuple[object, ...]:
     return cell.rows, cell.alone_s, cell.slowdown
 
 
-def test_another_machine_has_cells_of_its_own(tmp_path: Path) -> None:
+def test_another_machine_has_cells_of_its_own(tmp_path: Path, measured: tuple[ServingProfile, Path]) -> None:
     cache = CellCache(tmp_path, "one")
-    cache.put(run(tmp_path, tmp_path / "cache").cells[0])
+    cache.put(measured[0].cells[0])
     assert CellCache(tmp_path, "one").get(("a",), (1,)) is not None
     assert CellCache(tmp_path, "another").get(("a",), (1,)) is None
 
