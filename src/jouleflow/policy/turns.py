@@ -32,9 +32,11 @@ class Used:
     _as_of_s: float = 0.0
 
     def lately_s(self, now_s: float) -> float:
+        """What is left of them."""
         return self._core_s * exp((self._as_of_s - now_s) / LATELY_S)
 
     def add(self, core_s: float, now_s: float) -> None:
+        """More of them; now_s: no earlier than before."""
         self._core_s = self.lately_s(now_s) + core_s
         self._as_of_s = now_s
 
