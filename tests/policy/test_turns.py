@@ -75,21 +75,40 @@ def test_priority_comes_before_and_no_deadline_after_everything() -> None:
     assert goes_first(made) == "dear"
 
 
-def test_who_had_more_than_it_is_due_goes_after() -> None:
+def test_who_waited_long_and_had_less_than_it_is_due_goes_first() -> None:
     made = box("table")
-    made.queues["cheap"].used.add(due_s(1, 2) * 1.01, 0.0)
     offer(made, "dear")
-    offer(made, "cheap")
-    assert goes_first(made) == "dear"
+    offer(made, "cheap", now_s=0.051)
+    assert goes_first(made, 0.051) == "dear"
+
+
+def test_who_had_what_it_is_due_does_not() -> None:
+    made = box("table")
+    made.queues["dear"].used.add(due_s(1, 2) * 1.1, 0.0)
+    offer(made, "dear")
+    offer(made, "cheap", now_s=0.051)
+    assert goes_first(made, 0.051) == "cheap"
+
+
+def test_who_has_time_left_does_not_go_before_a_busy_one_that_has_little() -> None:
+    """As of a large model that is hardly asked, and a small one in a burst."""
+    made = box("table")
+    made.queues["cheap"].used.add(due_s(1, 2) * 1.9, 0.0)
+    offer(made, "dear")
+    offer(made, "cheap", now_s=0.049)
+    assert goes_first(made, 0.049) == "cheap"
 
 
 def test_a_model_that_nobody_asks_is_due_nothing() -> None:
-    made = box("table")
-    made.queues["idle"] = ModelQueue(make_policy("table"), 8, 2, 0.1, 100, 1 << 20)
-    made.queues["cheap"].used.add(due_s(1, 2) * 0.99, 0.0)  # more than if there were three
-    offer(made, "dear")
-    offer(made, "cheap")
-    assert goes_first(made) == "cheap"
+    for n_models, first in ((2, "dear"), (3, "cheap")):
+        made = box("table")
+        if n_models == 3:
+            made.queues["other"] = ModelQueue(make_policy("table"), 8, 2, 0.1, 100, 1 << 20)
+            made.queues["other"].asked_s = 0.0
+        made.queues["dear"].used.add(due_s(1, 2) * 0.9, 0.0)  # more than if three were asked
+        offer(made, "dear")
+        offer(made, "cheap", now_s=0.051)
+        assert goes_first(made, 0.051) == first
 
 
 def test_what_was_used_is_forgotten() -> None:

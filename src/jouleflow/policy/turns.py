@@ -3,7 +3,7 @@
 The earliest deadline first is right while everybody can be in time. On a full box all then wait for nearly as long as they may, a row of 0.2 ms as long
 as one of 10, as their deadlines say nothing of what they need. A policy that is `cheap_first` has them go by what a row costs, times the time it was
 given: that keeps the mean of latency over SLO least (Smith's rule). And lest a dear model wait for ever beside cheap ones
-that are asked without end, who has had more than half of an even share of the cores lately goes after those who have not.
+that are asked without end, who has had less than half of an even share of the cores lately goes first once half of the time it was given is over.
 
 Source: W. E. Smith, Naval Research Logistics Quarterly 3, 1956, for the order; what each is due is our own.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jouleflow.policy.queue import ModelQueue
 
 LATELY_S = 1.0  # time constant, after which core seconds are forgotten
+LONG_FRAC = 0.5  # of the time it was given, after which a request has waited long
 DUE_FRAC = 0.5  # of an even share, that a model gets before others that cost less
 Turn = tuple[int, bool, bool, float, float]  # the least goes first
 
@@ -54,4 +55,5 @@ def turn(queue: ModelQueue, head: Job, now_s: float, due_s: float) -> Turn:
     row_s = known.of(n_rows) / n_rows if known else 0.0
     never_late = head.deadline_s == inf
     given_s = 1.0 if never_late else head.deadline_s - head.arrived_s
-    return head.priority, never_late, queue.used.lately_s(now_s) > due_s, row_s * given_s, head.arrived_s
+    owed = now_s - head.arrived_s > LONG_FRAC * given_s and queue.used.lately_s(now_s) < due_s
+    return head.priority, never_late, not owed, row_s * given_s, head.arrived_s
