@@ -32,6 +32,21 @@ def test_who_has_more_in_time_decides() -> None:
     assert table_share(0.5, 0.505, 2000) < 0.1  # nothing to choose between them: the net goes on
 
 
+def test_who_is_worth_more_decides_when_as_many_are_in_time() -> None:
+    def n_table(net_reward: float, table_reward: float, table_frac: float = 0.9) -> int:
+        opinion, n_table = SecondOpinion(), 0
+        for _ in range(2000):
+            n_table += opinion.table_decides
+            frac, reward = (table_frac, table_reward) if opinion.table_decides else (0.9, net_reward)
+            opinion.slot_ended(N, round(N * frac), reward)
+        return n_table
+
+    assert n_table(-2.0, -1.0) > 1800
+    assert n_table(-1.0, -2.0) < 200
+    assert n_table(-1.0, -1.0) < 200
+    assert n_table(-2.0, -1.0, table_frac=0.85) < 200  # those in time come first
+
+
 def test_the_net_gets_another_chance() -> None:
     opinion = SecondOpinion()
     decided = []

@@ -174,9 +174,10 @@ class Aimd:
 
 @dataclass
 class Table:
-    """Earliest deadline first within a model, what costs little first among models (`turns`), with a look-up: of the batches that the waiting rows allow, that end before the earliest
-    deadline and leave other models a core in time, the one that gets most rows done a second. It waits for more rows only while another
-    batch of the model is about to end, when that takes less than what a batch costs whatever its size.
+    """Earliest deadline first within a model, what costs little first among models (`turns`), with a look-up: of the batches that the
+    waiting rows allow, that end before the earliest deadline and leave other models a core in time, the one that gets most rows done a
+    second. It waits for more rows only while another batch of the model is about to end, when that takes less than what a batch costs
+    whatever its size.
 
     When more waits than one batch takes, a first row that is nearly too late would force a small batch, and the next row would be
     nearly too late in its turn, until nothing is in time any more. Such rows are given up at once.

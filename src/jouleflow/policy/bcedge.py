@@ -249,12 +249,15 @@ class BcEdge:
         assert view.box is not None
         after, span_s = view.box.totals(), view.now_s - self._slot_start_s
         seen = self._watch.look(view.name, view, self._before, after, span_s, self.energy_weight, self.disturbed)
-        if self._seen is not None and self.record is not None:
-            reward = reward_between(self._before, after, view.name, span_s, self.energy_weight)
-            self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
         own = after[view.name]
-        if (was := self._before.get(view.name)) is not None:
-            self.second_opinion.slot_ended(own.n_ended - was.n_ended, own.n_in_time - was.n_in_time)
+        if self._seen is not None:
+            was, reward = (
+                self._before[view.name],
+                reward_between(self._before, after, view.name, span_s, self.energy_weight),
+            )
+            self.second_opinion.slot_ended(own.n_ended - was.n_ended, own.n_in_time - was.n_in_time, reward)
+            if self.record is not None:
+                self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
         number = self.choose(seen)
         done = TABLE if self.second_opinion.table_decides else number  # what the slot will show the worth of
         self.choice, self._seen, self._before = CHOICES[number], (seen, done), after
