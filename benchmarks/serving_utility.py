@@ -1,6 +1,6 @@
 """BCEdge's utility of each policy: six models mixed, Poisson and recorded arrivals, simulated and on the real server.
 
-python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--resimulate [--reprofile]]
+python benchmarks/serving_utility.py [--seconds 6] [--seeds 5] [--boxes six,six_two_threads [--keep]] [--resimulate [--reprofile]]
 
 The utility is log(throughput / (latency / SLO)) of the answers in time, by model and second (sim/oracle.py). A shared
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
@@ -236,7 +236,7 @@ def all_simulated(measured_rows: Rows, parts: dict[str, ServingProfile], a: argp
             pieces_of(of_box),
         )
         rows += drawn + paced_rows(of_box, drawn, profile, interference, a.seconds)
-        if box == boxes[0]:
+        if box == "six":
             rows += contended_rows(profile, TRACES, dict.fromkeys(r["seed"] for r in of_box), a)
     return rows
 
@@ -250,9 +250,14 @@ def contended_rows(profile: ServingProfile, traces: Iterable[str], seeds: Iterab
     return side_by_side(lambda case: simulated_rows(case, profile, CONTENDED, a), cases)
 
 
+def results() -> dict[str, Any]:
+    """Of the JSON there is."""
+    return dict(json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"])
+
+
 def resimulate(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
     """The rows of the JSON there is, with all that is simulated computed anew."""
-    told = json.loads((ROOT / "benchmarks" / "results" / "serving_utility.json").read_text())["results"]
+    told = results()
     a.seconds = told["seconds"]
     rows: Rows = [r for r in told["rows"] if not r["how"].startswith("simulated")]
     parts: dict[str, ServingProfile] = {}
@@ -335,13 +340,15 @@ def main() -> None:
     parser.add_argument("--oracle", type=int, default=1, help="seeds that get an oracle")
     parser.add_argument("--profile-seconds", type=float, default=60)
     parser.add_argument("--boxes", default="six,six_two_threads")
+    parser.add_argument("--keep", action="store_true", help="what the JSON has of boxes that are not measured now")
     parser.add_argument("--resimulate", action="store_true", help="only what is simulated, of the JSON there is")
     parser.add_argument(
         "--reprofile", action="store_true", help="with --resimulate, from a profile that is measured now"
     )
     a = parser.parse_args()
-    rows, parts = resimulate(a) if a.resimulate else measure(a)
-    keep(rows, parts, a.seconds)
+    kept = others(a.boxes.split(",")) if a.keep else {}
+    rows, parts = resimulate(a) if a.resimulate else measure(a, kept)
+    rows = keep(rows, parts, a.seconds, kept)
     for box in dict.fromkeys(r["box"] for r in rows):
         for how in ("simulated", "measured"):
             for rate_hz in sorted({*RATES_HZ, *CONTENDED_HZ}):
@@ -357,7 +364,18 @@ def main() -> None:
                     )
 
 
-def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
+def others(boxes: Iterable[str]) -> dict[str, Any]:
+    """What the JSON has of other boxes."""
+    told, names = results(), {f"{box}_{trace}" for box in boxes for trace in TRACES}
+    gone = {*boxes, *(["contended"] if "six" in boxes else [])}
+    return {
+        "rows": [r for r in told["rows"] if r["box"] not in gone],
+        "front": {name: x for name, x in told["front"].items() if name not in names},
+        "profiles": {file: x for file, x in told["profiles"].items() if Path(file).stem not in names},
+    }
+
+
+def measure(a: argparse.Namespace, kept: dict[str, Any]) -> tuple[Rows, dict[str, ServingProfile]]:
     """Everything, anew; the JSON is written after each trace."""
     a.seconds = a.seconds or 6.0
     make_repository(OUT / "six")
@@ -384,7 +402,7 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
                     rows.append({**case, **told, **got})
             for policy, server in servers.items():
                 rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
-        keep(rows, parts, a.seconds)
+        keep(rows, parts, a.seconds, kept)
         print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
     return rows + all_simulated(rows, parts, a), parts
 
@@ -392,7 +410,7 @@ def measure(a: argparse.Namespace) -> tuple[Rows, dict[str, ServingProfile]]:
 def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
     """Rates and seeds of each trace."""
     if box != "six":
-        return [(RATES_HZ[1], seed) for seed in range(min(n_seeds, 2))]
+        return [(hz, seed) for hz in CONTENDED_HZ for seed in range(min(n_seeds, 2))]
     return [
         (hz, seed) for hz, fewer in zip(RATES_HZ, FEWER_SEEDS, strict=True) for seed in range(max(n_seeds - fewer, 1))
     ]
@@ -416,13 +434,16 @@ def summary(rows: Rows, box: str, how: str, policy: str, rate_hz: float | None =
     )
 
 
-def keep(rows: Rows, profiles: dict[str, ServingProfile], seconds: float) -> None:
-    """With what --resimulate must know: how long the pieces are, and which profiles they were simulated from."""
+def keep(rows: Rows, profiles: dict[str, ServingProfile], seconds: float, kept: dict[str, Any]) -> Rows:
+    """With what --resimulate must know: how long the pieces are, and which profiles they were simulated from. Returns all rows."""
     costs = {
         b: {n: {"front_s": m.front_s, "client_s": m.client_s} for n, m in p.models.items()} for b, p in profiles.items()
     }
     digests = {path.name: digest(path) for path in map(profile_path, profiles)}
+    rows = kept.get("rows", []) + rows
+    costs, digests = kept.get("front", {}) | costs, kept.get("profiles", {}) | digests
     write_json("serving_utility", {"seconds": seconds, "rows": rows, "front": costs, "profiles": digests})
+    return rows
 
 
 if __name__ == "__main__":
