@@ -13,8 +13,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = (
-    "policy/admission", "policy/batch", "policy/bcedge", "policy/deeprt", "policy/dispatch", "policy/job", "policy/learned",
-    "policy/queue", "policy/second_opinion", "policy/turns", "policy/utility",
+    "policy/admission", "policy/batch", "policy/bcedge", "policy/deeprt", "policy/dispatch", "policy/disturbance", "policy/job", "policy/learned",
+    "policy/queue", "policy/turns", "policy/utility",
     "profile/interference", "profile/latencies", "profile/spread",
     "runtime/cores", "runtime/messages", "runtime/process", "runtime/tensors",
     "serve/access", "serve/api", "serve/http", "serve/http_answers", "serve/http_requests", "serve/latency", "serve/oip",

@@ -1,5 +1,6 @@
 """The learned policy: what it sees is bounded, what it chooses is done, and the table goes first where it would be late."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Finished, Totals
-from jouleflow.policy.bcedge import CHOICES, INSTANCES, N_SEEN, TABLE, TRIED_BATCHES, BcEdge, Choice, Slot, Watch
+from jouleflow.policy.bcedge import CHOICES, INSTANCES, N_SEEN, TABLE, BcEdge, Choice, Slot, Watch
+from jouleflow.policy.disturbance import FORGET_S, MUCH, Disturbance
 from jouleflow.policy.policies import make_policy, policy_maker
 from jouleflow.policy.utility import shortfall_between, utility
+from jouleflow.profile.interference import Pairwise
 from jouleflow.profile.latencies import Latencies
-from jouleflow.sim.serving import SimModel, simulate_with
+from jouleflow.sim.serving import Front, SimModel, simulate_with
 from tests.policy.test_batch import view
 
 NOTHING = Totals(0, 0, 0, 0, 0.0, 0.0, 0, 0.010, 1.0)
@@ -38,23 +41,28 @@ class OneModel:
         return {"m": self.now}
 
 
+def asked(choose: Callable[[object], int]) -> BcEdge:
+    """A policy whose net always decides."""
+    return BcEdge(choose, ask_from=0.0)
+
+
 def seen_by(choice: Choice, **changes: object) -> tuple[BcEdge, object]:
-    policy = BcEdge(lambda _: CHOICES.index(choice))
+    policy = asked(lambda _: CHOICES.index(choice))
     return policy, policy.decide(view(name="m", box=OneModel(), **changes))
 
 
 def test_a_net_is_not_asked_while_nothing_depends_on_it() -> None:
-    asked: list[object] = []
-    policy, box = BcEdge(lambda seen: asked.append(seen) or TABLE), OneModel()
+    seen: list[object] = []
+    policy, box = asked(lambda now: seen.append(now) or TABLE), OneModel()
     assert policy.decide(view(name="m", box=box, n_waiting=1)).n_rows == 1  # alone on an idle box
-    assert not asked
+    assert not seen
     box.n_busy = 1
     policy.decide(view(name="m", box=box, n_waiting=1))
-    assert len(asked) == 1
+    assert len(seen) == 1
     policy.choice = Choice(8, 64, True)
     box.n_busy = 0
     policy.decide(view(name="m", box=box, n_waiting=1, now_s=0.6))
-    assert len(asked) == 2  # it would wait
+    assert len(seen) == 2  # it would wait
 
 
 @pytest.mark.parametrize(("n_rows", "wanted"), [(1, 1), (2, 2), (64, 4)])
@@ -90,38 +98,41 @@ def test_the_table_is_taken_where_small_batches_would_fall_behind() -> None:
     assert policy.n_fallbacks == 1
 
 
-def test_the_table_is_taken_where_a_core_would_be_idle_while_much_waits() -> None:
-    def decided(together: float = 1.0, others: int = 0, **changes: object) -> int:
-        """Rows that start beside a batch that runs. together: how many times longer batches took when the table had them run at once."""
-        box, policy = OneModel(), BcEdge(lambda _: CHOICES.index(Choice(8, 1, False)))
-        box.n_busy = 1
-        if together:
-            for batch in (Finished(1, 0.010), *(Finished(1, 0.010 * together, alone=False) for _ in range(200))):
-                policy._first = view().latencies
-                policy.finished(batch)
-        if others:
-            box.totals = lambda: {"m": box.now, "other": replace(NOTHING, n_waiting=others)}  # type: ignore[method-assign]
-        return policy.decide(view(name="m", box=box, n_running=1, **changes)).n_rows
-
-    assert decided(n_waiting=200) == 8  # 600 ms of work for one core, and a quarter of an SLO is 250
-    assert decided(n_waiting=40) == 0  # 120 ms
-    assert decided(n_waiting=200, together=2.0) == 0  # two at once would get no more done than one after the other
-    assert decided(n_waiting=200, together=0.0) == 8  # nobody knows yet
-    assert decided(n_waiting=200, others=1) == 0  # the core is wanted
-
-
-def test_how_batches_at_once_disturb_each_other_is_tried() -> None:
+def test_the_net_decides_while_batches_disturb_each_other() -> None:
     box, policy = OneModel(), BcEdge(lambda _: CHOICES.index(Choice(8, 1, False)))
     box.n_busy = 1
-    policy.decide(view(name="m", box=box, n_running=1, n_waiting=200))
+
+    def rows(now_s: float) -> int:
+        at = view(name="m", box=box, n_running=1, n_waiting=8, now_s=now_s, oldest_s=now_s, deadline_s=now_s + 1)
+        return policy.decide(at).n_rows
+
+    assert rows(0.0) == 8  # nobody knows yet: the table's
     policy.finished(Finished(1, 0.010))
-    for _ in range(TRIED_BATCHES):
-        policy.finished(Finished(1, 0.025, alone=False))
-    assert policy.disturbed == [1.0, 1.0, pytest.approx(1.0 + 1.5 * (1 - 0.95**TRIED_BATCHES))]
-    later = {"now_s": 5.0, "deadline_s": 6.0}
-    assert policy.decide(view(name="m", box=box, n_running=1, n_waiting=200, **later)).n_rows == 0
-    policy.finished(Finished(1, 0.025, alone=False))  # it is the choice again that what batches take tells of
-    assert policy.disturbed[0] == pytest.approx(1.0 + 1.5 * 0.05)
+    policy.finished(Finished(1, 0.010 * (MUCH - 0.1), alone=False))
+    assert rows(1.0) == 8
+    policy.finished(Finished(1, 0.100, alone=False))
+    assert rows(2.0) == 0  # one at a time
+    assert policy.n_decisions == 1
+    assert rows(2.0 + 4 * FORGET_S) == 8  # what was seen is forgotten, and seen again
+    policy.finished(Finished(1, 0.025, alone=False))
+    assert policy.disturbed[0] == 1.0
+    assert policy.disturbed[-1] > 1.5
+
+
+def test_a_net_that_leaves_a_core_idle_under_overload_is_not_asked() -> None:
+    latencies = Latencies((1, 2, 4, 8, 16), tuple(n * 2.65e-3 for n in (1, 2, 4, 8, 16)))
+    box = {"m": SimModel(latencies, 0.05, 16, 2, front=Front(15e-6, 15e-6, 20e-6, 10e-6))}
+    times_s = {"m": np.cumsum(np.random.default_rng(0).exponential(1 / 1500, 12_000))}
+
+    def in_time_frac(policy: object) -> float:
+        return simulate_with(box, times_s, 2, {"m": policy}).models["m"].in_time_frac
+
+    def small_and_alone(_: object) -> int:
+        return CHOICES.index(Choice(2, 1, False))
+
+    table = in_time_frac(make_policy("table"))
+    assert in_time_frac(BcEdge(small_and_alone)) == table
+    assert in_time_frac(asked(small_and_alone)) < 0.75 * table
 
 
 def test_without_knowledge_it_is_the_table() -> None:
@@ -141,19 +152,23 @@ def test_a_slot_is_told_with_what_it_gained() -> None:
     assert slot.seen.shape == slot.seen_then.shape == (N_SEEN,)
 
 
-def test_a_slot_that_the_table_decided_is_told_as_the_tables() -> None:
+def test_a_slot_is_told_as_of_who_decided() -> None:
     told: list[Slot] = []
     own = CHOICES.index(Choice(4, 64, False))
     box, policy = OneModel(), BcEdge(lambda _: own, record=lambda _, slot: told.append(slot))
-    decided = []
-    for k in range(60):  # one in ten is late, so that table and net are tried in turns
-        box.now = replace(
-            NOTHING, n_arrived=10 * k, n_ended=10 * k, n_completed=10 * k, n_in_time=9 * k, latency_s=0.1 * k
-        )
-        policy.decide(view(name="m", box=box, now_s=k * 0.6, deadline_s=k * 0.6 + 1))
-        decided.append(TABLE if policy.second_opinion.table_decides else own)
-    assert [slot.choice for slot in told] == decided[:-1]
-    assert set(decided) == {TABLE, own}
+    box.n_busy = 1
+
+    def slots(first: int, n: int) -> None:
+        for k in range(first, first + n):
+            policy.decide(view(name="m", box=box, now_s=k * 0.6, oldest_s=k * 0.6, deadline_s=k * 0.6 + 1))
+
+    slots(0, 3)
+    policy.finished(Finished(1, 1.0, alone=False))
+    slots(3, 3)
+    assert [slot.choice for slot in told] == [TABLE, TABLE, TABLE, own, own]
+    policy.disturbance = Disturbance()
+    slots(6, 3)  # the first of them ends one that the net began, and the table ended
+    assert [slot.choice for slot in told[5:]] == [own, TABLE, TABLE]
 
 
 def test_batches_are_disturbed_that_take_longer_than_alone_on_this_server() -> None:
@@ -200,18 +215,32 @@ def test_what_is_seen_is_finite_and_bounded(counts: list[int], latency_s: float,
     assert np.abs(seen).max() <= 4.0
 
 
-def test_the_net_that_comes_with_it_beats_random_choices() -> None:
+def test_the_net_that_comes_with_it_beats_the_table_where_batches_disturb_each_other() -> None:
     latencies = Latencies((1, 2, 4, 8, 16), (0.010, 0.012, 0.016, 0.024, 0.040))
     models = {n: SimModel(latencies, 0.1, 16, 2) for n in "ab"}
     random = np.random.default_rng(0)
-    times = {n: np.cumsum(random.exponential(1 / 80, 2000)) for n in models}
-    makers = {"net": policy_maker("bcedge"), "random": lambda: BcEdge(lambda _: int(random.integers(len(CHOICES))))}
-    mean_s = {}
-    for name, make in makers.items():
-        outcome = simulate_with(models, times, 2, {n: make() for n in models})
-        mean_s[name] = np.concatenate([m.latency_s for m in outcome.models.values()]).mean()
-        assert sum(m.counts["completed"] for m in outcome.models.values()) > 3800
-    assert mean_s["net"] < mean_s["random"]
+    times = {n: np.cumsum(random.exponential(1 / 150, 2000)) for n in models}
+    makers = {
+        "net": policy_maker("bcedge"),
+        "table": policy_maker("table"),
+        "random": lambda: BcEdge(lambda _: int(random.integers(len(CHOICES)))),
+    }
+
+    def found(factor: float) -> dict[str, tuple[float, float]]:
+        """Share in time and mean latency by who decides."""
+        each = {}
+        for name, make in makers.items():
+            beside = Pairwise({(n, n): factor for n in models})
+            outcome = simulate_with(models, times, 2, {n: make() for n in models}, beside).models.values()
+            in_time_frac = float(np.mean([m.in_time_frac for m in outcome]))
+            each[name] = in_time_frac, float(np.concatenate([m.latency_s for m in outcome]).mean())
+        return each
+
+    much = found(2.5)
+    assert much["net"][0] > much["table"][0]
+    assert much["net"][1] < min(much["table"][1], much["random"][1])
+    little = found(1.0)
+    assert little["net"] == little["table"]
 
 
 def test_misuse(tmp_path: object) -> None:
@@ -228,6 +257,6 @@ def test_the_table_is_taken_where_a_large_batch_would_hold_up_others() -> None:
         def may_take_s(self, name: str, now_s: float) -> float:
             return 0.015
 
-    policy = BcEdge(lambda _: CHOICES.index(Choice(64, 64, False)))
+    policy = asked(lambda _: CHOICES.index(Choice(64, 64, False)))
     assert policy.decide(view(name="m", box=Crowded(), n_waiting=8)).n_rows < 8  # they take 24 ms
     assert policy.n_fallbacks == 1

@@ -75,7 +75,7 @@ def test_each_algorithm_solves_a_toy_and_goes_on_from_there(name: str, tmp_path:
 
 def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
     start = files("jouleflow") / "policy" / "data" / "bcedge.onnx"
-    settings = TrainSettings("ddqn", max_rounds=1, lr=1.0, start_from=str(start), n_scored=6)
+    settings = TrainSettings("ddqn", max_rounds=1, lr=1.0, start_from=str(start), n_scored=2)
     record = train_bcedge(settings, tmp_path)
     assert record["kept_start"]
     assert record["scores"]["net"] == record["scores"]["start"] > record["scores"]["discarded"]

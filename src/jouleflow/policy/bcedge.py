@@ -1,10 +1,10 @@
 """BCEdge: a net chooses, slot by slot, each model's largest batch, how many of its batches may run at once, and whether to wait for a
-full one. It is trained in `train` and runs here as ONNX. Where its choice would be too late and the table's would not, its batches are too
-small for what waits or would hold up other models, or the table has shown to get more done in time (`SecondOpinion`), the
-table's is taken, and counted.
+full one. It is trained in `train` and runs here as ONNX. It decides where a table cannot know what it should: while batches of the model are seen
+to disturb each other (`Disturbance`). And where its choice would be too late and the table's would not, or its batches are too small
+for what waits or would hold up other models, the table's is taken, and counted.
 
 Source: BCEdge, arXiv 2305.01519. What the net sees, the waiting, and slots of one SLO are our reconstruction; one net serves every
-model of a box, told apart by what it sees.
+model of a box, told apart by what it sees; and when it is asked is our own.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ from numpy.typing import NDArray
 
 from jouleflow.errors import InputError
 from jouleflow.policy.batch import Decision, Finished, Table, Totals, View
-from jouleflow.policy.second_opinion import SecondOpinion
+from jouleflow.policy.disturbance import MUCH, Disturbance, mean_with
 from jouleflow.policy.utility import shortfall_between
 from jouleflow.profile.latencies import Latencies
 
 Observation = NDArray[np.float32]
 N_SEEN = 21
 SAFETY_FRAC = 0.1  # of a predicted latency
-DISTURBED_WEIGHT = 0.05  # of a batch in the running mean
 RATE_S = 1.0  # time constant of the arrival rate's mean
-MORE_BY = 1.2
-TRIED_BATCHES = 32  # from which it is known how they do
 MIN_SLOT_S, MAX_SLOT_S = 0.01, 0.5
 BATCHES, INSTANCES = (1, 2, 4, 8, 16, 64), (1, 2, 64)
 
@@ -152,8 +149,8 @@ class BcEdge:
 
     disturbed: by INSTANCES, how many times longer than alone its batches have taken lately while that was chosen; 1 for what was
     never tried. Alone on this server, as it is: on one with little to do a batch takes up to four times what it took in the warm-up, and
-    a net that was told so took every box for one whose batches disturb each other. more_by: rows a second, for which the table's more batches at
-    once are worth it.
+    a net that was told so took every box for one whose batches disturb each other. ask_from: of `disturbance`, from which on the net is asked;
+    0 for always.
     """
 
     choose: Callable[[Observation], int]
@@ -164,14 +161,13 @@ class BcEdge:
     n_decisions: int = 0
     n_fallbacks: int = 0
     disturbed: list[float] = field(default_factory=lambda: [1.0 for _ in INSTANCES])
-    second_opinion: SecondOpinion = field(default_factory=SecondOpinion)
-    more_by: float = MORE_BY
+    ask_from: float = MUCH
+    disturbance: Disturbance = field(default_factory=Disturbance)
     _first: Latencies | None = None
-    _alone_frac: float = 0.0  # of what was known at first, that batches take which run alone; 0: there was none
-    _frac: list[float] = field(default_factory=lambda: [0.0 for _ in INSTANCES])  # the same of all, by INSTANCES
+    _longer: list[float] = field(default_factory=lambda: [0.0 for _ in INSTANCES])  # than was known at first
     _watch: Watch = field(default_factory=Watch)
-    _trying_more: bool = False  # at once than was chosen, in this slot: nobody knew yet how they disturb each other
-    _n_more: int = 0  # batches that told
+    _now_s: float = 0.0
+    _decides: bool = False  # whether the net did last
     slot_end_s: float = float("-inf")
     _slot_start_s: float = 0.0
     _before: dict[str, Totals] = field(default_factory=dict)
@@ -187,26 +183,32 @@ class BcEdge:
         self._first = self._first or known
         if known is None or view.box is None or not view.slo_s or table.give_up_s:
             return table
-        if view.now_s >= self.slot_end_s and (view.box.n_busy or view.n_waiting > 1 or self.choice.hold):
-            # else it goes at once whatever is chosen, and the net would take as long as a small batch
-            self._new_slot(view)
+        self._now_s = view.now_s
+        knows = self.disturbance.now(view.now_s) >= self.ask_from
+        if view.now_s >= self.slot_end_s and (knows or self.record is not None) and self._matters(view):
+            self._new_slot(view, knows)
+        self._decides = knows
+        if not knows:
+            if self._seen is not None and self._seen[1] != TABLE:
+                self._seen = None  # a slot that both decided in says nothing of either
+            return table
         self.n_decisions += 1
         if not self.choice.n_rows:
             return table
         learned = self._learned(view)
         if (
-            self.second_opinion.table_decides
-            or (_too_late(learned, view) and not _too_late(table, view))
+            (_too_late(learned, view) and not _too_late(table, view))
             or self._falls_behind(learned, table, view)
             or _holds_up_others(learned, table, view)
         ):
             self.n_fallbacks += 1
             return table
-        if self._leaves_idle(learned, table, view):
-            self.n_fallbacks += 1
-            self._trying_more = self._n_more < TRIED_BATCHES
-            return table
         return learned
+
+    def _matters(self, view: View) -> bool:
+        """Whether anything depends on a choice. Else it goes at once, and the net would take as long as a small batch."""
+        assert view.box is not None
+        return bool(view.box.n_busy or view.n_waiting > 1 or self.choice.hold)
 
     def _learned(self, view: View) -> Decision:
         known, choice = view.latencies, self.choice
@@ -227,59 +229,29 @@ class BcEdge:
         at_once = min(self.choice.n_instances, view.n_instances)
         return view.n_waiting * view.latencies.of(learned.n_rows) / learned.n_rows / at_once > view.slo_s / 2
 
-    def _leaves_idle(self, learned: Decision, table: Decision, view: View) -> bool:
-        """Whether it keeps cores that nobody else wants from more than it gets done in a quarter of an SLO without them, though batches at once
-        were not seen to disturb each other too much for that."""
-        assert view.latencies is not None
-        assert view.box is not None
-        at_once = self.choice.n_instances
-        if learned.n_rows or not table.n_rows or view.n_running < at_once:
-            return False
-        n_rows = min(self.choice.n_rows, view.max_batch, view.n_waiting)
-        if view.n_waiting * view.latencies.of(n_rows) / n_rows / at_once <= view.slo_s / 4:
-            return False
-        faster = min(view.n_instances, view.box.n_cores) / at_once
-        if faster * self.disturbed[INSTANCES.index(at_once)] < self.more_by * self.disturbed[-1]:
-            return False
-        if view.box.n_busy > view.n_running:
-            return False
-        return not any(t.n_waiting for n, t in view.box.totals().items() if n != view.name)
-
-    def _new_slot(self, view: View) -> None:
+    def _new_slot(self, view: View, knows: bool) -> None:
+        """knows: whether the net is asked; else the slot is the table's, and only told."""
         assert view.box is not None
         after, span_s = view.box.totals(), view.now_s - self._slot_start_s
         seen = self._watch.look(view.name, view, self._before, after, span_s, self.energy_weight, self.disturbed)
-        own = after[view.name]
-        if self._seen is not None:
-            was, reward = (
-                self._before[view.name],
-                reward_between(self._before, after, view.name, span_s, self.energy_weight),
-            )
-            self.second_opinion.slot_ended(own.n_ended - was.n_ended, own.n_in_time - was.n_in_time, reward)
-            if self.record is not None:
-                self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
-        number = self.choose(seen)
-        done = TABLE if self.second_opinion.table_decides else number  # what the slot will show the worth of
-        self.choice, self._seen, self._before = CHOICES[number], (seen, done), after
-        self._slot_start_s, self._trying_more = view.now_s, False
+        if self._seen is not None and self.record is not None:
+            reward = reward_between(self._before, after, view.name, span_s, self.energy_weight)
+            self.record(view.name, Slot(self._seen[0], self._seen[1], reward, seen))
+        number = self.choose(seen) if knows else TABLE
+        self.choice, self._seen, self._before = CHOICES[number], (seen, number), after
+        self._slot_start_s = view.now_s
         self.slot_end_s = view.now_s + min(max(view.slo_s, MIN_SLOT_S), MAX_SLOT_S)
 
     def finished(self, batch: Finished) -> None:
         """Remembers how much longer than at first a batch took; the rest is in the box's totals."""
         if self._first is None:
             return
-        frac, k = batch.seconds / self._first.of(batch.n_rows), INSTANCES.index(self.choice.n_instances)
-        if self._trying_more and not batch.alone:
-            k, self._n_more = len(INSTANCES) - 1, self._n_more + 1
-        if batch.alone:
-            self._alone_frac = _mean_with(self._alone_frac, frac)
-        self._frac[k] = _mean_with(self._frac[k] or self._alone_frac, frac)  # until it is known, not disturbed
-        self.disturbed[k] = self._frac[k] / (self._alone_frac or 1.0)
-
-
-def _mean_with(mean: float, value: float) -> float:
-    """A running mean with one more value; 0 is none yet."""
-    return mean + DISTURBED_WEIGHT * (value - mean) if mean else value
+        longer = batch.seconds / self._first.of(batch.n_rows)
+        k = INSTANCES.index(self.choice.n_instances) if self._decides else len(INSTANCES) - 1
+        self.disturbance.saw(longer, batch.alone, self._now_s)
+        alone = self.disturbance.alone
+        self._longer[k] = mean_with(self._longer[k] or alone, longer)  # until it is known, not disturbed
+        self.disturbed[k] = self._longer[k] / (alone or 1.0)
 
 
 def _too_late(decision: Decision, view: View) -> bool:

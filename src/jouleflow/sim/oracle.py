@@ -95,7 +95,7 @@ def _effect(number: int, model: SimModel, n_cores: int) -> Choice:
 
 def constant(number: int) -> BatchPolicy:
     """A policy that always makes one choice, with the same recourse to the table as `bcedge`."""
-    return BcEdge(lambda _: number, choice=CHOICES[number])
+    return BcEdge(lambda _: number, choice=CHOICES[number], ask_from=0.0)
 
 
 def find_oracle(
