@@ -175,6 +175,7 @@ def as_binary(inputs: list[dict[str, Any]]) -> tuple[bytes, str]:
     return head + b"".join(raws), str(len(head))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_document(server: Running) -> None:
     assert violations(f"http://127.0.0.1:{server.port}/openapi.json", ".", 25) == []
     for name in ("double", "fixed", "both", "words"):
