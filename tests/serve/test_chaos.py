@@ -230,6 +230,7 @@ def test_who_goes_away_is_not_worked_for(tmp_path: Path) -> None:
         assert c["cancelled"] > 20
 
 
+@pytest.mark.slow
 def test_an_urgent_model_is_served_while_another_is_flooded(tmp_path: Path) -> None:
     for name, priority in (("slow", 9), ("urgent", 1)):
         slow(tmp_path / name / "model.onnx")
@@ -247,6 +248,7 @@ def test_an_urgent_model_is_served_while_another_is_flooded(tmp_path: Path) -> N
         assert np.median(calm.latency_s) < np.median(flood.latency_s)
 
 
+@pytest.mark.slow
 def test_reload_under_load_answers_everything(tmp_path: Path) -> None:
     affine(tmp_path / "many" / "1" / "model.onnx")
     with serving(tmp_path) as server:

@@ -258,6 +258,7 @@ def test_a_stop_waits_for_versions_that_were_replaced(tmp_path: Path) -> None:
     assert set(answers[0].status) == {200}
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_a_slow_reader(tmp_path: Path) -> None:
     wide(tmp_path / "wide.onnx")
     with socket.socket() as s:

@@ -88,6 +88,7 @@ def test_what_ran_for_a_sender_that_went_is_told_from_what_never_ran(tmp_path: P
         assert c["wasted"]["core_s"]["gone"] <= run_s + 1e-6  # those that waited cost no run
 
 
+@pytest.mark.slow
 def test_a_batch_that_died_was_run_for_nothing(tmp_path: Path) -> None:
     slow(tmp_path / "slow" / "model.onnx")
     with serving(tmp_path) as server:

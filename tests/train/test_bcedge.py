@@ -73,6 +73,7 @@ def test_each_algorithm_solves_a_toy_and_goes_on_from_there(name: str, tmp_path:
         assert min(rounds_of_a_toy(again, CRITIC_ROUNDS + 3, -5.0)) > 0.85
 
 
+@pytest.mark.slow
 def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
     start = files("jouleflow") / "policy" / "data" / "bcedge.onnx"
     settings = TrainSettings("ddqn", max_rounds=1, lr=1.0, start_from=str(start), n_scored=2)
@@ -144,6 +145,7 @@ def test_the_net_that_comes_with_it_is_better_than_random() -> None:
     assert score(choose, made_up_world, 6) > score(lambda _: int(random.integers(len(CHOICES))), made_up_world, 6) + 0.2
 
 
+@pytest.mark.slow
 def test_a_servers_slots_are_learned_from(tmp_path: Path) -> None:
     log, zeros = SlotLog(tmp_path / "slots.jsonl"), np.zeros(N_SEEN, np.float32)
     for k in range(300):
