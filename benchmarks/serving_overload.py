@@ -3,8 +3,8 @@
 python benchmarks/serving_overload.py [--seconds 3] [--rounds 5] [--peers mosec,litserve]
 
 One model of some 3 ms a row and a small input (so that the client can send ten times too much), SLO 50 ms, Poisson arrivals,
-all on one machine; then one of some 11 ms a row, SLO 150 ms, under the two policies that it is mostly about, as what a refusal costs weighs less beside it. Capacity is what a policy answers in a closed loop just before, with as many requests in flight as it does most with (too many are refused, and come again at once); its loads then take turns, as the machine is faster in some minutes than in others; that of `bcedge`
-for the peers, which come after it. Peers know no deadlines: theirs is the share that happened to be in time. A peer queues without bound, so that at 10x it is asked for a shorter time, as often
+all on one machine; then one of some 11 ms a row, SLO 150 ms, under the two policies that it is mostly about, as what a refusal costs weighs less beside it. Capacity is what a policy answers in a closed loop just before each round of its loads, with as many requests in flight as it does most with (too many are refused, and come again at once), as the machine is faster in some minutes than in others; the last one of `bcedge`
+is that of the peers, which come after it. Peers know no deadlines: theirs is the share that happened to be in time. A peer queues without bound, so that at 10x it is asked for a shorter time, as often
 as at 3x: it is then through with all of it well before the client gives up (120 s), and what it holds at once is bounded by the client's 1,000 connections (what waits for one of them waits
 nevertheless, and that counts). A shorter time flatters a peer, if anything: the first requests find no queue. Simulated figures come from the
 latencies that the server itself had learned, and are marked so. Energy is modelled alike for all: the CPU time of the server's processes, from the first request to the last answer, times the power that is assumed of a core. The cores that they took are there too, and those
@@ -162,9 +162,9 @@ def main() -> None:
         for policy in chosen:
             with local_server(model.folder(), ("--policy", policy)) as server:
                 get(f"{server.url}/v2/health/ready")
-                capacities_hz[model.name, policy] = capacity_hz = capacity(server, ours)
-                print("capacity", round(capacity_hz), flush=True)
                 for _ in range(a.rounds if policy in LARGE_POLICIES else 1):
+                    capacities_hz[model.name, policy] = capacity_hz = capacity(server, ours)
+                    print("capacity", round(capacity_hz), flush=True)
                     for load in LOADS:
                         row = at_load(server, model, policy, load, capacity_hz, a.seconds, ours)
                         rows.append(row)
@@ -198,13 +198,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def kept(rows: list[dict[str, Any]]) -> str:
-    """Of the peak at the highest loads: goodput as it is, and a core that the client leaves; means over the rounds."""
+    """Of the peak at the highest loads: goodput a second as it is, and a core that the client leaves; means over the rounds."""
 
-    def mean(load: float, value: Callable[[dict[str, Any]], float]) -> float:
-        return float(np.mean([value(r) for r in rows if r["load"] == load]))
+    def mean(load: float, share: Callable[[dict[str, Any]], float]) -> float:
+        at = [r for r in rows if r["load"] == load]
+        return float(np.mean([r["goodput_per_capacity"] * r["capacity_hz"] * share(r) for r in at]))
 
-    whole = {load: mean(load, lambda r: r["goodput_per_capacity"]) for load in LOADS}
-    a_core = {load: mean(load, lambda r: r["goodput_per_capacity"] / (2 - r["client_cores"])) for load in LOADS}
+    whole = {load: mean(load, lambda _: 1.0) for load in LOADS}
+    a_core = {load: mean(load, lambda r: 1 / (2 - r["client_cores"])) for load in LOADS}
     return ", ".join(
         f"{load:g}x: {whole[load] / max(whole.values()):.0%} of the peak, {a_core[load] / max(a_core.values()):.0%} of it a core that the client leaves"
         for load in LOADS[-2:]
