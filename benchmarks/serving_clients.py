@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from setting import OURS, ROOT
 
 from jouleflow.demo_serve.networks import SHAPES, make_all
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "jouleflow-out" / "clients"
 HERE = Path(__file__).parent / "clients"
 TRANSCRIPT = ROOT / "docs" / "transcripts" / "serving_clients.md"
@@ -141,7 +141,7 @@ def main() -> None:
     expected = {name: reference(models / name / "model.onnx", x)[0] for name, x in rows.items()}
     addresses = [f"127.0.0.1:{port + k}" for k in range(3)]
     flags = ["--http", addresses[0], "--grpc", addresses[1], "--admin", addresses[2]]
-    environment = {**os.environ, "JOULEFLOW_ADMIN_TOKEN": token_hex(), "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "JOULEFLOW_ADMIN_TOKEN": token_hex(), "PYTHONPATH": OURS}
     text = [
         "# Clients that people have, against one server", "",
         f"Written by `benchmarks/serving_clients.py`: {versions(python)}. The programs are in `benchmarks/clients`; the models are those of `make demo-serve`, "

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from setting import ROOT, write_json
+from setting import OURS, ROOT, write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
 from jouleflow.load.client import closed_loop, infer_request
@@ -65,7 +65,7 @@ class Front:
 @contextmanager
 def front(*options: str) -> Iterator[Front]:
     command = [sys.executable, "-m", "jouleflow", "serve", str(OUT), "--http", "127.0.0.1:0", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "PYTHONPATH": OURS}
     running = Front(
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     )
@@ -82,7 +82,7 @@ def front(*options: str) -> Iterator[Front]:
 def cluster(n_nodes: int) -> Iterator[tuple[Any, Front]]:
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(ROOT / "src")
+    os.environ["PYTHONPATH"] = OURS
     os.environ[NICENESS] = "0"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:

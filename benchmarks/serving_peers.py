@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import uvloop
-from setting import ROOT, write_json
+from setting import OURS, ROOT, write_json
 
 from jouleflow.demo_serve.networks import SHAPES, make_all
 from jouleflow.load.answers import Answers
@@ -157,7 +157,7 @@ class Server:
         path = models / name / "model.onnx"
         environment = {
             **os.environ, "PEER_MODEL": str(path), "PEER_SHAPE": ",".join(map(str, shape or SHAPES[name])), "PEER_PORT": str(port),
-            "PYTHONPATH": str(HERE) if peer not in ("jouleflow", SHARED) else str(ROOT / "src"), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
+            "PYTHONPATH": str(HERE) if peer not in ("jouleflow", SHARED) else OURS, "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "1",
             "PEER_BATCH": peer.partition("@")[2] or "8",
         }  # fmt: skip
         self.log = (OUT / f"{peer}.log").open("w")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from setting import ROOT
+from setting import OURS
 
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
 FINAL = re.compile(r"(\S+) version (\S+): (\d+) accepted = " + ", ".join(rf"(\d+) {end}" for end in ENDS))
@@ -64,7 +64,7 @@ class ServerProcess:
             sys.executable, "-m", "jouleflow", "serve", str(folder), "--http", f"127.0.0.1:{self.port}", "--admin",
             f"127.0.0.1:{self.admin_port}", "--grpc", f"127.0.0.1:{self.grpc_port}" if grpc else "", *options,
         ]  # fmt: skip
-        own = {"PYTHONPATH": str(ROOT / "src"), "JOULEFLOW_ADMIN_TOKEN": TOKEN}
+        own = {"PYTHONPATH": OURS, "JOULEFLOW_ADMIN_TOKEN": TOKEN}
         self.lines: list[str] = []
         self.child = subprocess.Popen(  # in a session of its own: Ctrl-C is for the benchmark
             command,

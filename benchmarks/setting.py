@@ -24,6 +24,9 @@ from jouleflow.policy import queue
 from jouleflow.profile.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
+OURS = str(
+    Path(queue.__file__).resolve().parents[2]
+)  # where this jouleflow is from: servers that are measured are the same, compiled or not
 MLPERF = {
     "ad01": "ad01_int8",
     "kws": "kws_dscnn_int8",
