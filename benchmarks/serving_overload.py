@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from serving_peers import OUT, Server, infer_request, request_for
+from peers import OUT, Server, request_for
 from serving_process import family
 from setting import write_json
 
 from jouleflow.demo_serve.networks import SHAPES, kws
-from jouleflow.load.client import closed_loop, open_loop
+from jouleflow.load.client import closed_loop, infer_request, open_loop
 from jouleflow.load.local_server import LocalServer, local_server
 from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.latencies import Latencies
