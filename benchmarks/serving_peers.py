@@ -235,6 +235,8 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     models = make_all(OUT / "models")
     peers = [peer for peer in a.peers.split(",") if peer]
+    path = ROOT / "benchmarks" / "results" / f"{a.name}.json"
+    before = json.loads(path.read_text())["results"] if a.keep else {}
     results: dict[str, dict[str, Row]] = {}
     for name in a.models.split(","):
         x = np.random.default_rng(0).normal(size=(1, *SHAPES[name])).astype(np.float32)
@@ -244,11 +246,8 @@ def main() -> None:
         }
         near = [peer for peer in peers if peer in FASTEST]
         results[name] = {**rows, **in_turns(near, name, models, x, a.seconds, max(a.rounds, 1), rates_hz)}
-    if a.keep:
-        path = ROOT / "benchmarks" / "results" / f"{a.name}.json"
-        results = with_others(results, json.loads(path.read_text())["results"])
-    print(table(results))
-    write_json(a.name, results)
+        write_json(a.name, with_others(results, before))  # after each model: it takes minutes, and may be cut short
+    print(table(with_others(results, before)))
 
 
 if __name__ == "__main__":
