@@ -17,7 +17,8 @@ pytest.importorskip("httptools", reason="the serve extra is not installed")
 
 from jouleflow.serve.app import App, AppSettings
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings, open_server
+from jouleflow.serve.server import open_server
+from jouleflow.serve.settings import ServerSettings
 
 
 class Running:

@@ -21,7 +21,7 @@ from jouleflow.load.answers import Answers
 from jouleflow.load.client import closed_loop, infer_request, open_loop
 from jouleflow.runtime.memory_limit import SHARE_FRAC, address_space_bytes, machine_memory_bytes
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine, memory_hog
 from tests.serve.conftest import Running, serving
 

@@ -10,7 +10,7 @@ import pytest
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.proto import methods
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 

@@ -9,7 +9,7 @@ import pytest
 
 from jouleflow.load.client import infer_request, open_loop
 from jouleflow.policy import dispatch
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 from tests.serve.test_chaos import X

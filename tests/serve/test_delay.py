@@ -12,7 +12,7 @@ from jouleflow.errors import InputError
 from jouleflow.load.client import infer_request, open_loop
 from jouleflow.policy.batch import Delay
 from jouleflow.serve.repository import Repository
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 from tests.serve.test_chaos import X

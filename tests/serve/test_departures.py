@@ -14,7 +14,7 @@ import pytest
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.departures import end_connection
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import wide
 from tests.serve.conftest import Running, serving
 from tests.serve.frames import HELLO, INITIAL_WINDOW, SETTINGS, WINDOW_UPDATE, asked, frame

@@ -14,7 +14,7 @@ from jouleflow.serve.cluster import front_until_told
 from jouleflow.serve.limits import Limits
 from jouleflow.serve.replica import Answers, Wire
 from jouleflow.serve.request import JSON_HEADERS, answer_head
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 
 ASK = b"POST /v2/models/large/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 BODY = bytes(range(256)) * (64 << 10)  # 16 MiB: more than the system keeps of what is not read

@@ -15,7 +15,7 @@ from jouleflow.load.local_server import local_server
 from jouleflow.load.run import Load, run_load
 from jouleflow.serve.limits import MOST, MOST_COUNT, Limits, load_limits
 from jouleflow.serve.proto import message
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 from tests.serve.test_rpc import BOTH, call, channel_to

@@ -17,7 +17,7 @@ from jouleflow.load.report import NOT_TOLD, load_report, report_lines
 from jouleflow.load.run import Load, run_load
 from jouleflow.load.told import Counted, Energy, Told, between, energy_of_all, read_told
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 

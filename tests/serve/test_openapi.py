@@ -21,7 +21,7 @@ from schemathesis.engine import events
 
 from jouleflow.runtime.tensors import NUMPY, encode_strings
 from jouleflow.serve.app import AppSettings
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine, save
 from tests.serve.conftest import Running, serving
 from tests.serve.shared_files import SharedFile, X, extent, infer, register, tensor

@@ -14,7 +14,8 @@ from pathlib import Path
 from jouleflow.load.client import infer_request
 from jouleflow.policy.job import Job, Result
 from jouleflow.serve.served import ServedModel
-from jouleflow.serve.server import ServerSettings, open_server
+from jouleflow.serve.server import open_server
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import serving
 from tests.serve.decoding import asked

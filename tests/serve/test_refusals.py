@@ -20,7 +20,8 @@ from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Header
 from jouleflow.serve.repository import ModelSettings, ModelSpec
 from jouleflow.serve.served import ServedModel
-from jouleflow.serve.server import Server, ServerSettings, open_server
+from jouleflow.serve.server import Server, open_server
+from jouleflow.serve.settings import ServerSettings
 from jouleflow.serve.shared_memory import ClientRegions
 from jouleflow.serve.tally import Tally
 

@@ -20,7 +20,7 @@ from jouleflow.serve.reading import Reading
 from jouleflow.serve.relay import RETRIES_S, Lost, Refused, Relay
 from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from jouleflow.serve.shipping import pack_models, unpack_models
 from tests.runtime.models import affine, counter
 

@@ -27,7 +27,7 @@ from jouleflow.serve.oip import Decoder
 from jouleflow.serve.proto import SERVICE, message, methods
 from jouleflow.serve.request_error import RequestError
 from jouleflow.serve.rpc_messages import MAX_VALUES, ask_of
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 from tests.serve.frames import ACK, HELLO, SETTINGS, begun, frame

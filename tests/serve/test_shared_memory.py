@@ -21,7 +21,7 @@ from jouleflow.load.client import infer_request
 from jouleflow.runtime.tensors import encode_strings
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 from tests.serve.shared_files import SharedFile, X, extent, infer, register, tensor, unregister

@@ -13,7 +13,7 @@ import pytest
 
 from jouleflow.serve.app import AppSettings
 from jouleflow.serve.limits import Limits
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from tests.runtime.models import affine
 from tests.serve.conftest import Running, serving
 from tests.serve.shared_files import SharedFile, X

@@ -79,7 +79,7 @@ def serve(
 
     from jouleflow.serve.app import AppSettings, run_server
     from jouleflow.serve.limits import Limits, load_limits
-    from jouleflow.serve.server import ServerSettings
+    from jouleflow.serve.settings import ServerSettings
 
     most = Limits() if limits is None else load_limits(limits)
 

@@ -22,7 +22,8 @@ from jouleflow.serve.api import Api
 from jouleflow.serve.history import ENDS, History
 from jouleflow.serve.http import Connections
 from jouleflow.serve.notes import Notes, NotesHandler, hold_standard_descriptors
-from jouleflow.serve.server import Server, ServerSettings, open_server
+from jouleflow.serve.server import Server, open_server
+from jouleflow.serve.settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)

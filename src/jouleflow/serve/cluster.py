@@ -26,7 +26,7 @@ from jouleflow.serve.reading import Reading
 from jouleflow.serve.relay import MAX_FLYING, Lost, Refused, Relay
 from jouleflow.serve.replica import Answers, Replica, Wire, start_replica
 from jouleflow.serve.repository import Repository
-from jouleflow.serve.server import ServerSettings
+from jouleflow.serve.settings import ServerSettings
 from jouleflow.serve.shipping import pack_models
 
 NAME, DEPLOYMENT = "jouleflow", "models"

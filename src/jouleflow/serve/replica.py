@@ -24,7 +24,8 @@ from jouleflow.serve.access import make_access
 from jouleflow.serve.api import LENGTH, Api, answer_error
 from jouleflow.serve.history import History
 from jouleflow.serve.request import Request, relayed_request
-from jouleflow.serve.server import Server, ServerSettings, open_server
+from jouleflow.serve.server import Server, open_server
+from jouleflow.serve.settings import ServerSettings
 from jouleflow.serve.shipping import unpack_models
 
 UNHEALTHY_S = 30.0  # a model's process that has been dead for so long will not come back on this node

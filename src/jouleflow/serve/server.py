@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,11 +16,11 @@ from jouleflow.policy.policies import check_policy, policy_maker
 from jouleflow.policy.queue import ModelQueue
 from jouleflow.runtime.cores import cpus_for
 from jouleflow.runtime.process import ModelProcess, Settings
-from jouleflow.serve.limits import Limits
 from jouleflow.serve.oip import Header, Refused
 from jouleflow.serve.reading import Reading
 from jouleflow.serve.repository import ModelSpec, Repository
 from jouleflow.serve.served import ServedModel
+from jouleflow.serve.settings import ServerSettings
 from jouleflow.serve.shared_memory import ClientRegions
 from jouleflow.serve.slot_log import SlotLog
 from jouleflow.serve.tally import Tally
@@ -29,20 +28,6 @@ from jouleflow.serve.warmup import warm_up
 
 RESPAWN_S = (0.1, 0.5, 2.0, 10.0)  # waits before a model that died is started again
 WATCH_S = 0.5  # between looks at the batches that run
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """policy: of every model; policy_net: of `bcedge`, where it is not the one that comes with jouleflow. n_cores: batches that run at
-    once, over all models; 0 is one a CPU. slot_log: where `bcedge` writes what it saw, chose and gained. shared_memory: whether clients may
-    register regions of it."""
-
-    policy: str = "table"
-    policy_net: Path | None = None
-    n_cores: int = 0
-    slot_log: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-    shared_memory: bool = False
 
 
 class Server:
