@@ -11,6 +11,7 @@ from jouleflow.policy.queue import MAX_JOBS
 from jouleflow.profile.interference import NoInterference, Pairwise
 from jouleflow.profile.serving import Cell, ProfiledModel, ServingProfile, light_rate_hz
 from jouleflow.sim.box import WITHIN_FRAC, ServedAs, energy_j, load_held, sim_models
+from jouleflow.sim.pace import Pace
 from jouleflow.sim.serving import simulate_serving
 from jouleflow.trace.arrivals import make_arrivals
 
@@ -125,3 +126,19 @@ def test_what_the_loop_does_within_a_batch_is_not_counted_twice() -> None:
         return sum(sim_models(one, with_clients=False)["quick"].idle_spread_s)
 
     assert idle_s(loop_s) / idle_s(0.0) == pytest.approx(1 - WITHIN_FRAC * loop_s / longer_s)
+
+
+def test_requests_cost_what_was_measured_at_the_pace_at_which_it_was() -> None:
+    """A machine that is half again as slow for half of the time was so too when its requests were measured."""
+    told, front_s = made_up(front_s=0.001), 0.001
+    cells = tuple(
+        c.model_copy(update={"alone_s": tuple(s * times for s in c.alone_s)})
+        for times in (1, 1.5)
+        for c in told.cells * 4
+    )
+    told = told.model_copy(update={"cells": cells})
+    pace = Pace(told.pace_spread())
+    times = {"quick": make_arrivals("poisson", 20.0, 500.0, np.random.default_rng(0))}
+    outcome = simulate_serving(sim_models(told), times, told.n_cores, "delay", pace=pace)
+    assert np.mean(told.pace_spread()) == pytest.approx(1.25, abs=0.01)
+    assert outcome.front_s / len(times["quick"]) == pytest.approx(front_s, rel=0.03)

@@ -44,28 +44,29 @@ def sim_models(
     """The models of a profile. with_clients: whether clients share the cores, as they did when it was measured. served_as: of each, or of
     some."""
     how = {name: ServedAs() for name in profile.models} | dict(served_as or {})
+    pace = fmean(profile.pace_spread() or (1.0,))
     return {
         name: SimModel(
             profile.latencies(name), m.slo_s, m.max_batch, m.n_instances, m.priority, how[name].max_queue,
-            front=_front(profile, m, with_clients),
-            idle_spread_s=_idle_spread_s(profile, name), delay=how[name].delay,
+            front=_front(profile, m, with_clients, pace),
+            idle_spread_s=_idle_spread_s(profile, name, pace), delay=how[name].delay,
         )
         for name, m in profile.models.items()
     }  # fmt: skip
 
 
-def _front(profile: ServingProfile, model: ProfiledModel, with_clients: bool) -> Front:
-    each_s = (model.warm_s or model.front_s) / 2
+def _front(profile: ServingProfile, model: ProfiledModel, with_clients: bool, pace: float) -> Front:
+    """What requests cost on a calm machine: they were measured at its mean pace, and the simulation has its own."""
+    each_s, client_s = (model.warm_s or model.front_s) / 2 / pace, model.client_s / pace if with_clients else 0.0
     return Front(
-        each_s, each_s, model.client_s if with_clients else 0.0, max(model.refusal_s - each_s, 0.0),
-        profile.wakes if with_clients else Wakes(), model.wake_s,
+        each_s, each_s, client_s, max(model.refusal_s / pace - each_s, 0.0), profile.wakes if with_clients else Wakes(), model.wake_s / pace,
     )  # fmt: skip
 
 
-def _idle_spread_s(profile: ServingProfile, name: str) -> tuple[float, ...]:
+def _idle_spread_s(profile: ServingProfile, name: str, pace: float) -> tuple[float, ...]:
     """What to draw from of what a batch takes more on a box that has not been busy lately: as much as makes the mean what it is on a server
     with little to do, at the machine's mean pace, and as scattered as what was measured of cold cores."""
-    model, pace = profile.models[name], fmean(profile.pace_spread() or (1.0,))
+    model = profile.models[name]
     if not model.cold_spread_s or not any(model.cold_spread_s):
         return ()
     row_s = {n: profile.latencies(n).of(1) for n in profile.models}
