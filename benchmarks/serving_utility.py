@@ -6,7 +6,8 @@ The utility is log(throughput / (latency / SLO)) of the answers in time, by mode
 machine is half again as fast in some minutes as in others, so for each piece of arrivals all policies take turns, each on a server
 of its own that is idle meanwhile, and started anew for each trace (by where its memory happens to lie one is some per cent slower than the next); the first two then have a second turn, so that serving_simulated.py can say how far the real server is from itself. What is simulated
 comes from the profiles of a box together, one taken in the middle of each trace's pieces, as minutes differ too; once with the pace of the
-machine drawn from them, the same course for all policies, and once with that course made faster or slower by what requests cost in each policy's turn. The
+machine drawn from them, the same course for all policies, and once with that course made as fast as rows of each model alone say that the machine was, which are measured
+between any two turns, and piece by piece faster or slower by what requests cost in each policy's turn. The
 oracle is the best of fixed choices for the arrivals as they came, as far as a search from several starts finds it: a lower bound. The second box is the same models with two threads a batch, as
 an operator might set it: then two batches at once fight for the cores, which no policy is told. --resimulate computes what is simulated in the JSON there is anew, from the profiles of the same run, or with --reprofile from ones that are measured now.
 """
@@ -25,7 +26,7 @@ import shutil
 import sys
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -47,7 +48,7 @@ from jouleflow.policy.policies import POLICIES
 from jouleflow.profile.interference import Pairwise, fit_interference
 from jouleflow.profile.merging import merge_profiles
 from jouleflow.profile.serving import ServingProfile, load_profile, save_profile
-from jouleflow.runtime.colocation import Wanted, profile_models
+from jouleflow.runtime.colocation import Wanted, profile_models, rows_alone
 from jouleflow.serve.repository import Repository
 from jouleflow.sim.box import energy_j, sim_models
 from jouleflow.sim.oracle import find_oracle, windowed_utility
@@ -93,6 +94,15 @@ def arrivals(trace: str, rate_hz: float, seconds: float, seed: int) -> dict[str,
 WHOLE: dict[tuple[str, float], np.ndarray] = {}
 
 
+def wanted_of(folder: Path) -> list[Wanted]:
+    repository = Repository(folder)
+    found = (repository.find(name) for name in repository.names())
+    return [
+        Wanted(s.name, s.path, s.settings.max_batch, s.settings.instances or 2, s.settings.threads, s.slo_s, 5)
+        for s in found
+    ]
+
+
 def profile_path(name: str) -> Path:
     return OUT / f"{name}.json"
 
@@ -101,11 +111,7 @@ def profile_box(box: str, trace: str, budget_s: float) -> ServingProfile:
     """Measured now; whatever an earlier run kept is not used."""
     folder, cells = OUT / box, OUT / "cells" / box
     shutil.rmtree(cells, ignore_errors=True)
-    repository = Repository(folder)
-    wanted = []
-    for served in (repository.find(name) for name in repository.names()):
-        s = served.settings
-        wanted.append(Wanted(served.name, served.path, s.max_batch, s.instances or 2, s.threads, served.slo_s, 5))
+    wanted = wanted_of(folder)
     found = measure_requests(uvloop.run(profile_models(wanted, cells, budget_s)), folder, wanted)
     save_profile(found, profile_path(f"{box}_{trace}"))
     return found
@@ -157,20 +163,26 @@ def simulated_rows(case: dict[str, Any], profile: ServingProfile, interference: 
 def paced_rows(
     measured_rows: Rows, drawn_rows: Rows, profile: ServingProfile, interference: Any, seconds: float
 ) -> Rows:
-    """Of pieces that were measured, each at its pace: the drawn one times what a request took of the cores, measured over simulated, beside the
-    mean of that over all pieces of the rate under the policy. So minutes are told apart, and what is wrong in the mean stays wrong."""
+    """Of pieces that were measured, each at its pace: the drawn one as fast in the mean as rows alone were around the pieces of its rate, whatever the
+    policy, times what a request took of the cores, measured over simulated, beside the mean of that over all pieces of the rate under the policy. So
+    minutes are told apart, and what is wrong of a load or a policy stays wrong."""
     costs: dict[tuple[str, float], dict[tuple[Any, ...], float]] = {}
+    alone: dict[float, list[float]] = {}
     drawn = {(*piece(r), r["policy"]): r for r in drawn_rows}
     for r in measured_rows:
         found = cost(r) / cost(drawn[*piece(r), r["policy"]])
         costs.setdefault((r["policy"], r["rate_hz"]), {})[piece(r)] = found
+        alone.setdefault(r["rate_hz"], []).extend(
+            s / profile.latencies(n).of(1) for n, s in r.get("alone_s", {}).items()
+        )
 
     def rows_of(case: dict[str, Any]) -> Rows:
         pace = drawn_pace(case, profile)
+        spread = pace.spread or (1.0,)
+        at_rate = alone[case["rate_hz"]]
+        faster = fmean(at_rate) / fmean(spread) if at_rate else 1.0  # runs of before did not measure rows alone
         paces = {
-            policy: replace(
-                pace, spread=tuple(s * each[piece(case)] / fmean(each.values()) for s in pace.spread or (1.0,))
-            )
+            policy: replace(pace, spread=tuple(s * faster * each[piece(case)] / fmean(each.values()) for s in spread))
             for (policy, rate_hz), each in costs.items()
             if rate_hz == case["rate_hz"]
         }
@@ -388,6 +400,7 @@ def measure(a: argparse.Namespace, kept: dict[str, Any]) -> tuple[Rows, dict[str
             {"box": box, "trace": trace, "rate_hz": rate_hz, "seed": seed} for rate_hz, seed in cases(box, a.seeds)
         ]
         with contextlib.ExitStack() as running:
+            alone = running.enter_context(rows_between(wanted_of(OUT / box)))
             servers = dict[str, LocalServer]()
             for policy in POLICIES:
                 servers[policy] = running.enter_context(local_server(OUT / box, ("--policy", policy)))
@@ -395,16 +408,30 @@ def measure(a: argparse.Namespace, kept: dict[str, Any]) -> tuple[Rows, dict[str
                 if n == len(pieces) // 2:
                     parts[f"{box}_{trace}"] = profile_box(box, trace, a.profile_seconds)
                 times, turn = arrivals(trace, case["rate_hz"], a.seconds, case["seed"]), next(turns)
+                before = alone()
                 for k in range(len(servers) + N_AGAIN):
                     policy = list(servers)[(k + turn) % len(servers)]
-                    got = measured(servers[policy], times, a.seconds)
+                    got, after = measured(servers[policy], times, a.seconds), alone()
                     told = {"how": "measured" if k < len(servers) else AGAIN, "policy": policy}
-                    rows.append({**case, **told, **got})
+                    rows.append({**case, **told, **got, "alone_s": {n: (before[n] + after[n]) / 2 for n in after}})
+                    before = after
             for policy, server in servers.items():
                 rows.append({"box": box, "trace": trace, "how": "counted", "policy": policy, **learned(server)})
         keep(rows, parts, a.seconds, kept)
         print(box, trace, {p: summary(rows, box, "measured", p) for p in POLICIES}, flush=True)
     return rows + all_simulated(rows, parts, a), parts
+
+
+@contextlib.contextmanager
+def rows_between(wanted: list[Wanted]) -> Iterator[Callable[[], dict[str, float]]]:
+    """Says how many seconds a row of each model takes now, alone: the machine's pace, whatever the server makes of it."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stack = contextlib.AsyncExitStack()
+        measure = runner.run(stack.enter_async_context(rows_alone(wanted, os.cpu_count() or 1)))
+        try:
+            yield lambda: runner.run(measure())
+        finally:
+            runner.run(stack.aclose())
 
 
 def cases(box: str, n_seeds: int) -> list[tuple[float, int]]:
