@@ -122,7 +122,8 @@ def utility_by_policy() -> None:
 
 
 def simulated_beside_real() -> None:
-    cases = results("simulated")["cases"]["simulated at its pace, by box, rate_hz, policy"]
+    found = results("simulated")["cases"]["simulated at its pace, by box, rate_hz, policy"]
+    cases = [case for case in found if case["box"] == "six"]
     figure, axes = panels(2, 9.0, 4.6)
     for axis, figure_of, title in zip(axes, ("p50_of_slo", "p99_of_slo"), ("p50", "p99"), strict=True):
         both = [c["measured"][figure_of] for c in cases] + [c["simulated"][figure_of] for c in cases]

@@ -103,7 +103,11 @@ def main() -> None:
         print("==", how, "by", *BY_RATE, "of pieces measured twice")
         out[f"{how}, by {', '.join(BY_RATE)}, of pieces measured twice"] = found = compared(twice, how, BY_RATE)
         tell(found)
-    write_json("serving_simulated", {"cases": out, "pieces": itself(rows)})
+    boxes = dict.fromkeys(row["box"] for row in rows if row["how"] == AGAIN)
+    write_json(
+        "serving_simulated",
+        {"cases": out, "pieces": {box: itself([r for r in rows if r["box"] == box]) for box in boxes}},
+    )
 
 
 if __name__ == "__main__":
