@@ -84,6 +84,8 @@ def test_a_net_that_became_worse_is_not_left(tmp_path: Path) -> None:
     load_weights(kept, tmp_path / "bcedge.onnx")
     load_weights(given, Path(str(start)))
     assert torch.equal(kept[0].weight, given[0].weight)
+    assert str(Path(str(start)).parent).encode() not in (tmp_path / "bcedge.onnx").read_bytes()
+    assert record["settings"]["start_from"] == "bcedge.onnx"
 
 
 @pytest.mark.slow

@@ -139,8 +139,10 @@ def train_bcedge(
     except KeyboardInterrupt:
         pass
     train_s = monotonic() - start_s
+    # of a file its name: who is given the net need not know in whose folder it began
+    told = {**asdict(settings), "start_from": start_from.name if start_from else ""}
     record: dict[str, Any] = {
-        "settings": asdict(settings), "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
+        "settings": told, "n_logged_slots": 0 if slots is None else len(slots), "train_s": train_s,
         "n_steps": len(curve) * N_ENVS * SLOTS, "curve": curve,
     }  # fmt: skip
     _save(folder, learner, record)  # scoring takes a while, and may be interrupted
